@@ -1,0 +1,190 @@
+"""Score jobs: the pure unit of work of the project.
+
+A job holds everything its score depends on, so the same job gives the same score on any worker,
+can be cached by content and can be computed early, late or twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from envs.text.corpus import Context
+
+BASE = "base"
+"""Name of the language model's own weights, before any further pre-training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """One model input of a downstream task, without padding.
+
+    Attributes:
+        input_ids: int32, shape (n,).
+        token_type_ids: int8, shape (n,).
+        target: what to predict: ``(start, end)`` token indices for question answering,
+            ``(label,)`` for classification.
+        example: the example it was made from; long examples give several features.
+        offsets: question answering only: character span of each token in the context, int32,
+            shape (n, 2); ``(-1, -1)`` for tokens outside the context.
+    """
+
+    input_ids: np.ndarray
+    token_type_ids: np.ndarray
+    target: tuple[int, ...]
+    example: Any
+    offsets: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class Task(Protocol):
+    """A downstream task: features, a head on the encoder, a loss and metrics.
+
+    Hidden states come packed: ``hidden_TD`` holds the states of all tokens of all features, one
+    after the other, and ``lengths`` says where each feature ends.
+    """
+
+    name: str
+    headline: str
+    """The metric that stands for the task, e.g. ``f1``."""
+    higher_is_better: Mapping[str, bool]
+    """Direction of every metric that ``evaluate`` returns (``nll`` is lower-is-better)."""
+
+    def features(self, examples: Sequence[Any], *, training: bool) -> list[Feature]: ...
+
+    def head(self, width: int) -> nn.Module:
+        """A fresh head, initialised from torch's global generator."""
+        ...
+
+    def loss(
+        self,
+        head: nn.Module,
+        hidden_TD: Tensor,
+        lengths: Sequence[int],
+        features: Sequence[Feature],
+    ) -> Tensor:
+        """Mean loss over the features, a scalar."""
+        ...
+
+    def predict(
+        self,
+        head: nn.Module,
+        hidden_TD: Tensor,
+        lengths: Sequence[int],
+        features: Sequence[Feature],
+    ) -> list[np.ndarray]:
+        """Raw outputs, one float32 array per feature: (n, 2) for spans, (classes,) for labels."""
+        ...
+
+    def evaluate(
+        self, features: Sequence[Feature], outputs: Sequence[np.ndarray]
+    ) -> dict[str, float]:
+        """Every metric of the task and ``nll``, all in natural units (F1, EM, accuracy: 0-100)."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """How a masked set of contexts becomes a score."""
+
+    pretrain_epochs: int = 3
+    pretrain_batch: int = 8
+    pretrain_lr: float = 2e-5
+    corruption: Literal["bert", "mask"] = "bert"
+    """``bert``: 80% [MASK], 10% random token, 10% unchanged; ``mask``: always [MASK]."""
+    finetune_epochs: int = 1
+    finetune_batch: int = 8
+    finetune_lr: float = 3e-5
+    finetune_seeds: int = 1
+    """Fine-tuning runs averaged into one score."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    eval_tokens: int = 8192
+    """Tokens of one evaluation batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("pretrain_batch", "finetune_batch", "finetune_seeds", "eval_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreJob:
+    """Further pre-train on masked contexts, fine-tune, score.
+
+    Attributes:
+        contexts: the contexts to further pre-train on.
+        masks: one bool array (n,) per context; ``None`` leaves further pre-training out.
+        train: features to fine-tune on.
+        score: features to score on.
+        settings: how.
+        seed: seeds data order, corruption, head initialisation and dropout. Jobs that are to be
+            compared share it (common random numbers).
+        weights: content key of the language-model weights to start from.
+        keep_weights: store the further pre-trained weights under ``job.key`` (continual mode).
+    """
+
+    contexts: Sequence[Context]
+    masks: Sequence[np.ndarray] | None
+    train: Sequence[Feature]
+    score: Sequence[Feature]
+    settings: AdaptationSettings
+    seed: int
+    weights: str = BASE
+    keep_weights: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """Content key: equal for jobs that must have equal scores."""
+        digest = hashlib.sha256()
+        digest.update(
+            repr((self.weights, self.seed, sorted(asdict(self.settings).items()))).encode()
+        )
+        for number, context in enumerate(self.contexts):
+            digest.update(np.int64(len(context)).tobytes())
+            digest.update(context.input_ids.tobytes())
+            if self.masks is not None:
+                digest.update(np.packbits(self.masks[number]).tobytes())
+        digest.update(b"none" if self.masks is None else b"masked")
+        for features in (self.train, self.score):
+            digest.update(b"|")
+            for feature in features:
+                digest.update(repr((len(feature), feature.target)).encode())
+                digest.update(feature.input_ids.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a job gives.
+
+    Attributes:
+        metrics: mean over the fine-tuning seeds of every metric of the task.
+        per_seed: the same, one entry per fine-tuning seed.
+        cost: ``pretrain_tokens``, ``finetune_tokens``, ``eval_tokens``, ``steps``: never seconds.
+        pretrain_loss: mean masked-LM loss of each further pre-training epoch.
+    """
+
+    metrics: Mapping[str, float]
+    per_seed: Sequence[Mapping[str, float]] = ()
+    cost: Mapping[str, int] = field(default_factory=dict)
+    pretrain_loss: Sequence[float] = ()
+
+
+class Executor(Protocol):
+    """Anything that turns jobs into scores, at once or later, here or elsewhere."""
+
+    def submit(self, job: ScoreJob) -> Future[Score]: ...
+
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(phase, step, steps)`` from inside a job."""

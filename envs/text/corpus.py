@@ -1,0 +1,96 @@
+"""Contexts: windows of documents, as token ids with the word each token belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class EmptyCorpusError(ValueError):
+    """No context with a maskable token could be made."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """One window of a document, special tokens included, without padding.
+
+    Attributes:
+        input_ids: token ids, int32, shape (n,).
+        word_ids: index of the word of each token, int32, shape (n,); -1 for special tokens.
+        maskable: which tokens may be masked, bool, shape (n,); never a special token.
+        document: index of the document the window was cut from.
+    """
+
+    input_ids: np.ndarray
+    word_ids: np.ndarray
+    maskable: np.ndarray
+    document: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The contexts of a domain and what is needed to mask, pad and show them."""
+
+    contexts: Sequence[Context]
+    tokenizer: PreTrainedTokenizerBase
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def __getitem__(self, index: int) -> Context:
+        return self.contexts[index]
+
+    def __iter__(self) -> Iterator[Context]:
+        return iter(self.contexts)
+
+
+def build_corpus(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, window: int
+) -> Corpus:
+    """Cut documents into windows of at most ``window`` content tokens (special tokens come on top).
+
+    Word ids are the fast tokenizer's own, so they are right for every tokenizer family.
+
+    Raises:
+        EmptyCorpusError: if no document has a token.
+    """
+    contexts = []
+    for number, text in enumerate(documents):
+        contexts.extend(_windows(text, number, tokenizer, window))
+    if not contexts:
+        raise EmptyCorpusError(
+            "The corpus is empty: no document holds any text. "
+            "Give a file with at least one non-empty document."
+        )
+    return Corpus(contexts, tokenizer)
+
+
+def _windows(
+    text: str, document: int, tokenizer: PreTrainedTokenizerBase, window: int
+) -> Iterator[Context]:
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        max_length=window + tokenizer.num_special_tokens_to_add(),
+        return_overflowing_tokens=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    for row, ids in enumerate(encoded["input_ids"]):
+        special = np.asarray(encoded["special_tokens_mask"][row], dtype=bool)
+        if special.all():
+            continue
+        words = [-1 if word is None else word for word in encoded.word_ids(row)]
+        word_ids = np.asarray(words, dtype=np.int32)
+        yield Context(
+            np.asarray(ids, dtype=np.int32), word_ids, ~special & (word_ids >= 0), document
+        )
