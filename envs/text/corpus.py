@@ -63,7 +63,7 @@ def build_corpus(
     Raises:
         EmptyCorpusError: if no document has a token.
     """
-    contexts = []
+    contexts: list[Context] = []
     for number, text in enumerate(documents):
         contexts.extend(_windows(text, number, tokenizer, window))
     if not contexts:

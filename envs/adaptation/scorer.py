@@ -1,0 +1,213 @@
+"""The inner loop: further pre-train on masked contexts, fine-tune on the task, score.
+
+One job is one call of :class:`Scorer`. The language model is loaded once; a job restores its
+weights by one copy, trains them in place and leaves no trace: the same job gives the same score
+whatever ran before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from envs.adaptation.jobs import BASE, AdaptationSettings, Feature, Progress, Score, ScoreJob, Task
+from envs.models.language_model import LanguageModel
+from envs.text.corruption import corrupt
+
+PRETRAIN, FINETUNE = 0, 1
+
+
+class Scorer:
+    """Turns score jobs into scores.
+
+    Args:
+        language_model: restored before every job to the weights the job names.
+        task: what to fine-tune on.
+        progress: called as ``progress(phase, step, steps)`` after every batch.
+
+    Attributes:
+        weights: snapshots by key; ``base`` is the model as it was given.
+    """
+
+    def __init__(
+        self, language_model: LanguageModel, task: Task, progress: Progress | None = None
+    ) -> None:
+        self.language_model = language_model
+        self.task = task
+        self.progress = progress or (lambda phase, step, steps: None)
+        self.weights: dict[str, Tensor] = {BASE: language_model.snapshot()}
+
+    def __call__(self, job: ScoreJob) -> Score:
+        """Run a job. Deterministic on CPU; torch's global generator is left as it was."""
+        if job.weights not in self.weights:
+            raise KeyError(f"No language-model weights are stored under {job.weights!r}.")
+        cost = {"pretrain_tokens": 0, "finetune_tokens": 0, "eval_tokens": 0, "steps": 0}
+        lm = self.language_model
+        with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+            lm.restore(self.weights[job.weights])
+            losses = self._pretrain(job, cost) if job.masks is not None else []
+            if job.keep_weights:
+                self.weights[job.key] = lm.snapshot()
+            again = job.settings.finetune_seeds > 1
+            adapted = lm.snapshot() if again else None
+            per_seed = []
+            for number in range(job.settings.finetune_seeds):
+                if number and adapted is not None:
+                    lm.restore(adapted)
+                per_seed.append(self._finetune_and_evaluate(job, number, cost))
+        metrics = {name: float(np.mean([s[name] for s in per_seed])) for name in per_seed[0]}
+        return Score(metrics, per_seed, cost, losses)
+
+    def _pretrain(self, job: ScoreJob, cost: dict[str, int]) -> list[float]:
+        """Masked-LM training; the loss is the mean over the masked tokens of a batch."""
+        assert job.masks is not None
+        lm, settings = self.language_model, job.settings
+        chosen = [i for i, mask in enumerate(job.masks) if mask.any()]
+        if not chosen or not settings.pretrain_epochs:
+            return []
+        corrupted, labels = self._corrupt(job, chosen)
+        rng = _seed_everything(job.seed, PRETRAIN, 0)
+
+        def loss(rows: np.ndarray) -> Tensor:
+            sequences = [corrupted[i] for i in rows]
+            label_T = np.concatenate([labels[i] for i in rows])
+            positions = np.flatnonzero(label_T != -100)
+            logits_MV = lm.masked_logits(sequences, positions)
+            target_M = torch.from_numpy(label_T[positions].astype(np.int64)).to(lm.device)
+            cost["pretrain_tokens"] += len(label_T)
+            return nn.functional.cross_entropy(logits_MV, target_M)
+
+        batches = list(
+            _batches(len(chosen), settings.pretrain_batch, settings.pretrain_epochs, rng)
+        )
+        values = self._train(
+            "further pre-training", batches, loss, settings.pretrain_lr, settings, None, cost
+        )
+        return [float(part.mean()) for part in np.array_split(values, settings.pretrain_epochs)]
+
+    def _corrupt(
+        self, job: ScoreJob, chosen: Sequence[int]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        lm = self.language_model
+        assert job.masks is not None
+        corrupted, labels = [], []
+        for i in chosen:
+            # A generator per context: what one mask draws does not shift what the others draw.
+            rng = np.random.default_rng([job.seed, PRETRAIN, i])
+            ids, label = corrupt(
+                job.contexts[i].input_ids,
+                job.masks[i],
+                mask_token_id=lm.mask_token_id,
+                vocab_size=len(lm.tokenizer),
+                special_ids=lm.tokenizer.all_special_ids,
+                rule=job.settings.corruption,
+                rng=rng,
+            )
+            corrupted.append(ids)
+            labels.append(label)
+        return corrupted, labels
+
+    def _finetune_and_evaluate(
+        self, job: ScoreJob, number: int, cost: dict[str, int]
+    ) -> dict[str, float]:
+        lm, settings = self.language_model, job.settings
+        rng = _seed_everything(job.seed, FINETUNE, number)
+        head = self.task.head(lm.width).to(lm.device)
+
+        def loss(rows: np.ndarray) -> Tensor:
+            features = [job.train[i] for i in rows]
+            hidden_TD = self._states(features)
+            cost["finetune_tokens"] += len(hidden_TD)
+            return self.task.loss(head, hidden_TD, [len(f) for f in features], features)
+
+        if job.train and settings.finetune_epochs:
+            batches = list(
+                _batches(len(job.train), settings.finetune_batch, settings.finetune_epochs, rng)
+            )
+            self._train("fine-tuning", batches, loss, settings.finetune_lr, settings, head, cost)
+        return self._evaluate(job, head, cost)
+
+    def _evaluate(self, job: ScoreJob, head: nn.Module, cost: dict[str, int]) -> dict[str, float]:
+        self.language_model.model.eval()
+        head.eval()
+        outputs: list[np.ndarray] = [np.empty(0)] * len(job.score)
+        batches = _length_batches([len(f) for f in job.score], job.settings.eval_tokens)
+        with torch.inference_mode():
+            for step, rows in enumerate(batches):
+                features = [job.score[i] for i in rows]
+                hidden_TD = self._states(features)
+                cost["eval_tokens"] += len(hidden_TD)
+                lengths = [len(f) for f in features]
+                got = self.task.predict(head, hidden_TD, lengths, features)
+                for i, output in zip(rows, got, strict=True):
+                    outputs[i] = output
+                self.progress("evaluation", step + 1, len(batches))
+        return self.task.evaluate(job.score, outputs)
+
+    def _states(self, features: Sequence[Feature]) -> Tensor:
+        return self.language_model.hidden_states(
+            [f.input_ids for f in features], [f.token_type_ids for f in features]
+        )
+
+    def _train(
+        self,
+        phase: str,
+        batches: Sequence[np.ndarray],
+        loss_of: Callable[[np.ndarray], Tensor],
+        lr: float,
+        settings: AdaptationSettings,
+        head: nn.Module | None,
+        cost: dict[str, int],
+    ) -> np.ndarray:
+        """AdamW with linear decay to zero and a clipped gradient, as BERT is fine-tuned."""
+        lm = self.language_model
+        lm.model.train()
+        parameters: list[Any] = [*lm.model.parameters()]
+        if head is not None:
+            head.train()
+            parameters += head.parameters()
+        optimizer = torch.optim.AdamW(
+            parameters, lr=lr, weight_decay=settings.weight_decay, fused=True
+        )
+        values = np.zeros(len(batches))
+        for step, rows in enumerate(batches):
+            optimizer.param_groups[0]["lr"] = lr * (1 - step / len(batches))
+            optimizer.zero_grad()
+            loss = loss_of(rows)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+            optimizer.step()
+            values[step] = loss.detach()
+            self.progress(phase, step + 1, len(batches))
+        cost["steps"] += len(batches)
+        return values
+
+
+def _seed_everything(seed: int, stage: int, number: int) -> np.random.Generator:
+    """A generator for the order of the data; torch's global one for initialisation and dropout."""
+    order, torch_seed = np.random.SeedSequence([seed, stage, number]).spawn(2)
+    torch.manual_seed(int(torch_seed.generate_state(1)[0]))
+    return np.random.default_rng(order)
+
+
+def _batches(count: int, size: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for _ in range(epochs):
+        order = rng.permutation(count)
+        yield from (order[i : i + size] for i in range(0, count, size))
+
+
+def _length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Batches of about ``tokens`` real tokens, of similar lengths to keep padding small."""
+    batches: list[list[int]] = []
+    total = 0
+    for i in np.argsort(lengths, kind="stable"):
+        if not batches or total + lengths[i] > tokens:
+            batches.append([])
+            total = 0
+        batches[-1].append(int(i))
+        total += lengths[i]
+    return batches

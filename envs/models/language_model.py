@@ -1,0 +1,303 @@
+"""A masked language model as the project uses it: fast, restorable, of any architecture.
+
+Nothing here knows an architecture by name. Two things differ between them, and both are found by
+trying on two short sequences when the model is loaded:
+
+* whether it can be *packed* (no padding): its attention goes through transformers' attention
+  interface and its positions can be given; otherwise batches are padded to their longest sequence;
+* whether its vocabulary head works token by token, so that it need be computed at masked positions
+  only; otherwise it is computed everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from envs.models.attention import (
+    PACKED,
+    PackedLayout,
+    register_packed_attention,
+    use_fast_dropout,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Precision = Literal["fp32", "bf16"]
+PROBE_TOLERANCE = 1e-3
+"""Relative: far above rounding, far below a wrong position or a leak between sequences."""
+
+
+class LanguageModel:
+    """A masked language model with its tokenizer.
+
+    Args:
+        name: what the user called it.
+        model: a transformers model with a masked-LM head.
+        tokenizer: its fast tokenizer.
+        device: where it lives.
+        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32).
+
+    Attributes:
+        width: D, size of the hidden states.
+        vocab_size: V, rows of the embedding matrix.
+        packs: batches carry no padding.
+        sparse_head: the vocabulary projection is computed at masked positions only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        register_packed_attention()
+        self.name = name
+        self.tokenizer = tokenizer
+        self.model: Any = model.to(device)  # type: ignore[arg-type]
+        self.device = torch.device(device)
+        self.precision = precision
+        self.width = int(model.config.hidden_size)
+        self.vocab_size = len(self.model.get_input_embeddings().weight)
+        self.mask_token_id = _mask_token(tokenizer, name)
+        use_fast_dropout(model)
+        self._encoder = model.base_model
+        self._accepts = set(inspect.signature(self._encoder.forward).parameters)
+        self._attention = model.config._attn_implementation
+        self._position_offset = 0
+        self.flat = flatten_parameters(model)
+        self.packs = self._probe_packing()
+        self.sparse_head = self._probe_head()
+
+    @property
+    def max_length(self) -> int:
+        """Longest input, special tokens included."""
+        positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
+        return min(int(positions) - self._position_offset, int(self.tokenizer.model_max_length))
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the weights as they are now."""
+        return hashlib.sha256(self.flat.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def snapshot(self) -> Tensor:
+        """A copy of all weights, one flat float32 tensor."""
+        return self.flat.detach().clone()
+
+    def restore(self, weights: Tensor) -> None:
+        """Put a snapshot back, by one copy into the standing buffer."""
+        with torch.no_grad():
+            self.flat.copy_(weights)
+
+    def autocast(self) -> Any:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def hidden_states(
+        self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None = None
+    ) -> Tensor:
+        """Last-layer states of all tokens of all sequences, one after another.
+
+        Args:
+            sequences: token ids, each of shape (n,), without padding.
+            token_types: token type ids of the same shapes; zeros if not given.
+
+        Returns:
+            hidden_TD, T the sum of the lengths, float32.
+        """
+        batch = self._packed(sequences, token_types) if self.packs else None
+        with self.autocast():
+            if batch is not None:
+                hidden_TD = self._encoder(**batch).last_hidden_state[0]
+            else:
+                padded = self._padded(sequences, token_types)
+                hidden_BLD = self._encoder(**padded).last_hidden_state
+                real = padded["attention_mask"].bool()
+                hidden_TD = hidden_BLD[:, : real.shape[1]][real]
+        return hidden_TD.float()
+
+    def masked_logits(self, sequences: Sequence[np.ndarray], positions: np.ndarray) -> Tensor:
+        """Vocabulary logits at some positions.
+
+        Args:
+            sequences: token ids, each (n,).
+            positions: int64 (M,), positions in the sequences laid one after another.
+
+        Returns:
+            logits_MV, float32.
+        """
+        where = torch.from_numpy(positions).to(self.device)
+        if self.sparse_head:
+            hidden_MD = self.hidden_states(sequences).index_select(0, where)
+            return self.head_logits(hidden_MD)
+        padded = self._padded(sequences, None)
+        with self.autocast():
+            logits_BLV = self.model(**padded).logits
+        return logits_BLV[padded["attention_mask"].bool()].index_select(0, where).float()
+
+    def head_logits(self, hidden_MD: Tensor) -> Tensor:
+        """The masked-LM head alone, on given states.
+
+        The model's own forward pass is run with the encoder standing in for itself, so any head
+        that reads the last hidden state works, whatever it is called.
+        """
+        with self._encoder_returns(hidden_MD[None]), self.autocast():
+            ids = torch.zeros((1, len(hidden_MD)), dtype=torch.long, device=self.device)
+            return self.model(input_ids=ids).logits[0].float()
+
+    @contextmanager
+    def _encoder_returns(self, hidden: Tensor) -> Iterator[None]:
+        output = _encoder_output(hidden)
+        self._encoder.forward = lambda *args, **kwargs: output
+        try:
+            yield
+        finally:
+            del self._encoder.forward
+
+    def _packed(
+        self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None
+    ) -> dict[str, Any]:
+        lengths = [len(ids) for ids in sequences]
+        positions = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
+        batch = {
+            "input_ids": self._tensor(np.concatenate(sequences))[None],
+            "position_ids": self._tensor(positions + self._position_offset)[None],
+            "layout": PackedLayout(lengths),
+        }
+        if self._takes_token_types:
+            types = positions * 0 if token_types is None else np.concatenate(token_types)
+            batch["token_type_ids"] = self._tensor(types)[None]
+        return batch
+
+    def _padded(
+        self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None
+    ) -> dict[str, Tensor]:
+        shape = (len(sequences), max(len(ids) for ids in sequences))
+        pad = self.model.config.pad_token_id or 0
+        ids, types, real = (np.full(shape, fill, dtype=np.int64) for fill in (pad, 0, 0))
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+            real[row, : len(sequence)] = 1
+            if token_types is not None:
+                types[row, : len(sequence)] = token_types[row]
+        batch = {"input_ids": self._tensor(ids), "attention_mask": self._tensor(real)}
+        if self._takes_token_types:
+            batch["token_type_ids"] = self._tensor(types)
+        return batch
+
+    @property
+    def _takes_token_types(self) -> bool:
+        kinds = getattr(self.model.config, "type_vocab_size", 0) or 0
+        return "token_type_ids" in self._accepts and kinds > 1
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
+
+    def _probe_sequences(self) -> list[np.ndarray]:
+        rng = np.random.default_rng(0)
+        avoid = {self.model.config.pad_token_id}
+        ids = [i for i in range(min(self.vocab_size, 4096)) if i not in avoid]
+        return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5)]
+
+    def _probe_packing(self) -> bool:
+        """Try packed against padded; keep the first position offset that agrees."""
+        if not {"position_ids"} <= self._accepts or self.device.type != "cpu":
+            return False
+        sequences = self._probe_sequences()
+        pad = self.model.config.pad_token_id or 0
+        with self._evaluating():
+            self.packs = False
+            expected = self.hidden_states(sequences)
+            self.packs = True
+            self.model.set_attn_implementation(PACKED)
+            for offset in (0, pad + 1):
+                self._position_offset = offset
+                try:
+                    got = self.hidden_states(sequences)
+                except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+                    break
+                if got.shape == expected.shape and _close(got, expected):
+                    return True
+            self.model.set_attn_implementation(self._attention)
+            self._position_offset = 0
+        return False
+
+    def _probe_head(self) -> bool:
+        sequences = self._probe_sequences()
+        with self._evaluating():
+            self.model.set_attn_implementation(self._attention)
+            batch = self._padded(sequences, None)
+            expected = self.model(**batch).logits[batch["attention_mask"].bool()].float()
+            if self.packs:
+                self.model.set_attn_implementation(PACKED)
+            try:
+                got = self.head_logits(self.hidden_states(sequences))
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+                return False
+        return got.shape == expected.shape and _close(got, expected)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inference mode, in full precision, with the module's mode put back afterwards."""
+        training, precision = self.model.training, self.precision
+        self.model.eval()
+        self.precision = "fp32"
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.precision = precision
+            self.model.train(training)
+
+
+def _encoder_output(hidden: Tensor) -> Any:
+    """What an encoder returns, and ``None`` for whatever else a head may look at."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    class Output(BaseModelOutput):
+        def __getattr__(self, name: str) -> None:
+            return None
+
+    return Output(last_hidden_state=hidden)
+
+
+def _close(got: Tensor, expected: Tensor) -> bool:
+    error = (got - expected).norm() / expected.norm().clamp_min(1e-12)
+    return bool(error < PROBE_TOLERANCE)
+
+
+def _mask_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {name!r} has no mask token, so its model cannot be trained to "
+            "predict masked words. Give a masked language model such as bert, distilbert or minilm."
+        )
+    return int(tokenizer.mask_token_id)
+
+
+def flatten_parameters(module: nn.Module) -> Tensor:
+    """Lay all parameters in one float32 buffer; each parameter becomes a view of it.
+
+    Shared parameters are laid once. Afterwards one copy restores the module, and one norm and one
+    optimiser kernel see all of it.
+    """
+    parameters = list(module.parameters())
+    flat = torch.cat([p.detach().float().reshape(-1) for p in parameters])
+    start = 0
+    for parameter in parameters:
+        size = parameter.numel()
+        parameter.data = flat[start : start + size].view(parameter.shape)
+        start += size
+    return flat

