@@ -1,0 +1,5 @@
+"""``python -m nmg`` is the command ``nmg``."""
+
+from nmg.cli import run
+
+run()

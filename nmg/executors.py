@@ -1,0 +1,267 @@
+"""Score jobs on worker processes, and scores remembered on disk.
+
+Workers are spawned, single-threaded (two processes of one thread beat one of two), and build their
+scorer once from a picklable factory. A job that outlives its time limit, or takes its worker down,
+is tried once more on a fresh worker: jobs are pure, so trying again is always right.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from envs.adaptation.jobs import Executor, Progress, Score, ScoreJob
+
+ScorerFactory = Callable[[Progress], Callable[[ScoreJob], Score]]
+"""Picklable; called once in each worker with the progress callback to use."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ATTEMPTS = 2
+
+
+class JobFailedError(RuntimeError):
+    """A score job died or ran out of time on every attempt."""
+
+
+class _WorkerLost(Exception):
+    """The worker died or was too slow; the job may be tried again."""
+
+
+class ProcessExecutor:
+    """Runs score jobs on ``workers`` spawned processes.
+
+    Args:
+        factory: makes the scorer in each worker.
+        workers: number of processes.
+        timeout: seconds one job may take; ``None`` for no limit.
+        progress: called in this process with the phases reported by any worker.
+    """
+
+    def __init__(
+        self,
+        factory: ScorerFactory,
+        workers: int,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; at least one worker process is needed.")
+        self._jobs: queue.SimpleQueue[tuple[ScoreJob, Future[Score]] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(factory, timeout, progress), daemon=True)
+            for _ in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: ScoreJob) -> Future[Score]:
+        """Queue a job; its future holds the score, or the error the scorer raised."""
+        future: Future[Score] = Future()
+        self._jobs.put((job, future))
+        return future
+
+    def close(self) -> None:
+        """Let running jobs end, drop nothing that was submitted, and stop the workers."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> ProcessExecutor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _serve(
+        self, factory: ScorerFactory, timeout: float | None, progress: Progress | None
+    ) -> None:
+        """One thread per worker: feeds it jobs and replaces it when it is lost."""
+        worker: _Worker | None = None
+        while (item := self._jobs.get()) is not None:
+            job, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            for attempt in range(ATTEMPTS):
+                worker = worker or _Worker(factory)
+                try:
+                    future.set_result(worker.run(job, timeout, progress))
+                except _WorkerLost as lost:
+                    worker.stop()
+                    worker = None
+                    if attempt + 1 == ATTEMPTS:
+                        future.set_exception(JobFailedError(f"Score job {job.key[:12]}: {lost}"))
+                    continue
+                except BaseException as error:
+                    future.set_exception(error)
+                break
+        if worker is not None:
+            worker.stop()
+
+
+class _Worker:
+    """One spawned process and the pipe to it."""
+
+    def __init__(self, factory: ScorerFactory) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ready = False
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, factory), daemon=True)
+        with _single_threaded():
+            self._process.start()
+        theirs.close()
+
+    def run(self, job: ScoreJob, timeout: float | None, progress: Progress | None) -> Score:
+        """Score a job; the time limit counts from when the worker is up."""
+        try:
+            if not self._ready:
+                self._ready = bool(self._pipe.recv())
+            self._pipe.send(job)
+            deadline = math.inf if timeout is None else time.monotonic() + timeout
+            while self._pipe.poll(None if timeout is None else deadline - time.monotonic()):
+                kind, value = self._pipe.recv()
+                if kind == "progress":
+                    if progress is not None:
+                        progress(*value)
+                elif kind == "score":
+                    return value
+                else:
+                    raise value
+        except (EOFError, ConnectionError) as error:
+            raise _WorkerLost("its worker process died (out of memory?).") from error
+        raise _WorkerLost(f"it took more than its {timeout:g} s.")
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join(timeout=1)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+_environment = threading.Lock()
+
+
+class _single_threaded:
+    """Environment in which a spawned process starts its math libraries with one thread."""
+
+    def __enter__(self) -> None:
+        _environment.acquire()
+        self._before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+
+    def __exit__(self, *exception: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _environment.release()
+
+
+def _work(pipe: Connection, factory: ScorerFactory) -> None:
+    """Body of a worker: score jobs until the pipe closes."""
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    scorer = None
+    pipe.send(True)
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            scorer = scorer or factory(lambda *step: pipe.send(("progress", step)))
+            answer: tuple[str, Any] = ("score", scorer(job))
+        except Exception as error:
+            answer = ("error", error)
+        try:
+            pipe.send(answer)
+        except (BrokenPipeError, OSError):
+            return
+
+
+class CachedExecutor:
+    """Remembers the scores of another executor by content key, in memory and in a folder.
+
+    Jobs that leave weights behind are always run: a remembered score would lack the weights.
+
+    Args:
+        executor: runs what is not remembered.
+        folder: one small JSON file per score; ``None`` remembers in memory only.
+    """
+
+    def __init__(self, executor: Executor, folder: Path | None = None) -> None:
+        self._executor = executor
+        self._folder = folder
+        self._known: dict[str, Future[Score]] = {}
+        self.hits = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def submit(self, job: ScoreJob) -> Future[Score]:
+        if job.keep_weights:
+            return self._executor.submit(job)
+        key = job.key
+        future = self._known.get(key) or self._read(key)
+        if future is not None:
+            self.hits += 1
+            self._known[key] = future
+            return future
+        future = self._known[key] = self._executor.submit(job)
+        future.add_done_callback(lambda done: self._write(key, done))
+        return future
+
+    def _read(self, key: str) -> Future[Score] | None:
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        future: Future[Score] = Future()
+        future.set_result(score_from_json(json.loads(path.read_text(encoding="utf-8"))))
+        return future
+
+    def _write(self, key: str, done: Future[Score]) -> None:
+        path = self._path(key)
+        if done.cancelled() or done.exception() is not None:
+            self._known.pop(key, None)
+        elif path is not None:
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(asdict(done.result())), encoding="utf-8")
+            part.replace(path)
+
+    def _path(self, key: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{key}.json"
+
+
+class CloseableExecutor(Protocol):
+    """An executor that holds processes."""
+
+    def submit(self, job: ScoreJob) -> Future[Score]: ...
+
+    def close(self) -> None: ...
+
+
+def score_from_json(values: Mapping[str, Any]) -> Score:
+    """A score as it was written; JSON keeps floats to the last bit."""
+    return Score(
+        metrics=values["metrics"],
+        per_seed=tuple(values["per_seed"]),
+        cost=values["cost"],
+        pretrain_loss=tuple(values["pretrain_loss"]),
+    )

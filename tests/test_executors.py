@@ -1,0 +1,107 @@
+"""Worker processes: same scores as here, errors and deaths reported, nothing computed twice."""
+
+import os
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.adaptation.jobs import AdaptationSettings, Score, ScoreJob
+from envs.text.corpus import Context
+from nmg.executors import CachedExecutor, JobFailedError, ProcessExecutor
+
+
+def job(seed: int, **more) -> ScoreJob:
+    ids = np.arange(5, dtype=np.int32)
+    context = Context(ids, ids, np.ones(5, bool))
+    return ScoreJob([context], [ids > 2], [], [], AdaptationSettings(), seed, **more)
+
+
+def score(job: ScoreJob) -> Score:
+    return Score({"f1": job.seed + 0.1}, [{"f1": job.seed + 0.1}], {"steps": 1}, [2.0])
+
+
+def plain_factory(progress):
+    def scorer(job):
+        progress("pretrain", 1, 1)
+        if job.seed == 13:
+            raise ValueError("seed 13 is unlucky")
+        return score(job)
+
+    return scorer
+
+
+class Fragile:
+    """Loses its worker on the first attempt at a job (seed 3: on every one) and leaves a mark."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, progress):
+        def scorer(job):
+            mark = self.folder / str(job.seed)
+            if job.seed == 3 or not mark.exists():
+                mark.touch()
+                time.sleep(60) if job.seed == 2 else os._exit(1)
+            return score(job)
+
+        return scorer
+
+
+def test_workers_score_report_progress_and_hand_over_errors():
+    phases = []
+    with ProcessExecutor(plain_factory, 1, progress=lambda *step: phases.append(step)) as pool:
+        futures = [pool.submit(job(seed)) for seed in (1, 13, 2)]
+        assert futures[0].result(60).metrics == {"f1": 1.1}
+        assert futures[2].result(60).metrics == {"f1": 2.1}
+        with pytest.raises(ValueError, match="unlucky"):
+            futures[1].result(60)
+    assert phases == [("pretrain", 1, 1)] * 3
+
+
+def test_a_lost_worker_is_replaced_and_the_job_tried_again(tmp_path):
+    with ProcessExecutor(Fragile(tmp_path), 1, timeout=1.0) as pool:
+        dies_once, hangs_once, always_dies = (pool.submit(job(seed)) for seed in (1, 2, 3))
+        assert dies_once.result(60).metrics == {"f1": 1.1}
+        assert hangs_once.result(60).metrics == {"f1": 2.1}
+        with pytest.raises(JobFailedError, match="worker process died"):
+            always_dies.result(60)
+
+
+class Counting:
+    def __init__(self):
+        self.runs = 0
+
+    def submit(self, job):
+        self.runs += 1
+        future = Future()
+        if job.seed == 13:
+            future.set_exception(ValueError("unlucky"))
+        else:
+            future.set_result(score(job))
+        return future
+
+
+def test_scores_are_remembered_in_memory_and_on_disk(tmp_path):
+    counting = Counting()
+    first = CachedExecutor(counting, tmp_path)
+    wanted = first.submit(job(1)).result()
+    assert first.submit(job(1)).result() == wanted
+    again = CachedExecutor(counting, tmp_path)
+    remembered = again.submit(job(1)).result()
+    assert dict(remembered.metrics) == dict(wanted.metrics)
+    assert dict(remembered.cost) == dict(wanted.cost)
+    assert counting.runs == 1
+    assert again.hits == 1
+
+
+def test_failures_and_kept_weights_are_not_remembered(tmp_path):
+    counting = Counting()
+    cached = CachedExecutor(counting, tmp_path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="unlucky"):
+            cached.submit(job(13)).result()
+        cached.submit(job(1, keep_weights=True)).result()
+    assert counting.runs == 4
