@@ -15,6 +15,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -99,6 +100,23 @@ class LanguageModel:
         """Put a snapshot back, by one copy into the standing buffer."""
         with torch.no_grad():
             self.flat.copy_(weights)
+
+    @property
+    def embedding_width(self) -> int:
+        """E, size of the static token embeddings (ALBERT and ELECTRA factorise: E < D)."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def embeddings(self, input_ids: np.ndarray) -> Tensor:
+        """Static token embeddings, float32 (..., E)."""
+        return self.model.get_input_embeddings().weight[self._tensor(input_ids)].float()
+
+    def save(self, folder: Path) -> None:
+        """Write model (safetensors) and tokenizer, to be loaded by folder name."""
+        self.model.set_attn_implementation(self._attention)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if self.packs:
+            self.model.set_attn_implementation(PACKED)
 
     def autocast(self) -> Any:
         if self.precision == "bf16":

@@ -1,0 +1,142 @@
+"""Train a masked-LM head, and then the whole model, on plain text.
+
+Encoders that were published without a masked-LM head (sentence encoders such as minilm) start at
+the loss of guessing; further pre-training from there would measure the head, not the masks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from envs.models.language_model import LanguageModel
+from envs.text.corpus import Context, Corpus
+from envs.text.corruption import corrupt
+
+
+@dataclass(frozen=True)
+class PreparationSettings:
+    """How the model is trained on plain text."""
+
+    steps: int = 2000
+    """Steps of the whole model, after the head's own."""
+    head_steps: int = 100
+    """First steps, which train the new head alone and leave the encoder as it is."""
+    batch: int = 16
+    """Contexts a step."""
+    window: int = 128
+    """Tokens of a context."""
+    rate: float = 0.15
+    """Share of tokens to predict, drawn anew at each visit."""
+    lr: float = 3e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MaskedLMQuality:
+    """Masked-LM loss (nats a masked token) and accuracy (0-100) on held-out text."""
+
+    loss: float
+    accuracy: float
+
+
+def train_masked_lm(
+    lm: LanguageModel,
+    corpus: Corpus,
+    settings: PreparationSettings,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Train in place; the loss is the mean over the masked tokens of a batch."""
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    encoder = {id(p) for p in lm.model.base_model.parameters()}
+    head = [p for p in lm.model.parameters() if id(p) not in encoder]
+    everything = list(lm.model.parameters())
+    lm.model.train()
+    total = settings.head_steps + settings.steps
+    optimizer = torch.optim.AdamW(everything, lr=settings.lr, weight_decay=0.01, fused=True)
+    order = np.empty(0, dtype=np.int64)
+    for step in range(total):
+        alone = step < settings.head_steps and bool(head)
+        done = (step - settings.head_steps) / max(1, settings.steps)
+        optimizer.param_groups[0]["lr"] = settings.lr * (1.0 if alone else _warm_cosine(done))
+        for parameter in everything:
+            parameter.requires_grad_(not alone)
+        for parameter in head:
+            parameter.requires_grad_(True)
+        if len(order) < settings.batch:
+            order = np.concatenate([order, rng.permutation(len(corpus))])
+        rows, order = order[: settings.batch], order[settings.batch :]
+        loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(everything, 1.0, foreach=True)
+        optimizer.step()
+        progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
+
+
+def _warm_cosine(done: float) -> float:
+    warm = 0.06
+    return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / 0.94))
+
+
+def masked_lm_quality(
+    lm: LanguageModel, contexts: Sequence[Context], rate: float = 0.15, seed: int = 1
+) -> MaskedLMQuality:
+    """Loss and accuracy at randomly masked tokens, dropout off."""
+    rng = np.random.default_rng(seed)
+    lm.model.eval()
+    losses, right, count = 0.0, 0, 0
+    with torch.inference_mode():
+        for start in range(0, len(contexts), 16):
+            loss, hits, masked = _batch_loss(lm, contexts[start : start + 16], rate, rng)
+            losses, right, count = losses + float(loss) * masked, right + hits, count + masked
+    return MaskedLMQuality(losses / max(1, count), 100 * right / max(1, count))
+
+
+def _batch_loss(
+    lm: LanguageModel, contexts: Sequence[Context], rate: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, int, int]:
+    sequences, labels = [], []
+    for context in contexts:
+        maskable = np.flatnonzero(context.maskable)
+        mask = np.zeros(len(context), dtype=bool)
+        mask[rng.choice(maskable, size=max(1, int(rate * len(maskable))), replace=False)] = True
+        ids, label = corrupt(
+            context.input_ids,
+            mask,
+            mask_token_id=lm.mask_token_id,
+            vocab_size=len(lm.tokenizer),
+            special_ids=lm.tokenizer.all_special_ids,
+            rule="bert",
+            rng=rng,
+        )
+        sequences.append(ids)
+        labels.append(label)
+    label_T = np.concatenate(labels)
+    positions = np.flatnonzero(label_T != -100)
+    logits_MV = lm.masked_logits(sequences, positions)
+    target_M = torch.from_numpy(label_T[positions].astype(np.int64)).to(lm.device)
+    hits = int((logits_MV.argmax(dim=1) == target_M).sum())
+    return nn.functional.cross_entropy(logits_MV, target_M), hits, len(positions)
+
+
+def save_language_model(lm: LanguageModel, folder: Path, quality: MaskedLMQuality) -> None:
+    """Write model, tokenizer and ``quality.json``; the folder appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent))
+    lm.save(part)
+    (part / "quality.json").write_text(json.dumps(asdict(quality), indent=2) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(part, folder)
