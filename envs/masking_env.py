@@ -1,0 +1,321 @@
+"""The masking environment: mask the contexts of an episode, be paid by the score they lead to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import Future
+from types import MappingProxyType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs import spaces
+from envs.adaptation.jobs import BASE, AdaptationSettings, Executor, Score, ScoreJob
+from envs.references import NONE, Policy, reference_masks, resolve_references
+from envs.rendering import masked_text
+from envs.reward import AGENT, Reward, resolve_reward
+from envs.world import Deal, World
+
+Observation = dict[str, np.ndarray]
+
+
+def episode_seed(run: int, episode: int, role: str, *index: int) -> np.random.SeedSequence:
+    """Seed of one role (``deal``, ``score``, ``reference/random``...) in an episode of a run.
+
+    It depends on nothing but its arguments, so episodes can be played in any order, and what one
+    role draws never moves what another one gets.
+    """
+    return np.random.SeedSequence(run, spawn_key=(episode, zlib.crc32(role.encode()), *index))
+
+
+class MaskingEnv(gym.Env[Any, np.ndarray]):
+    """Choose which words of a set of contexts a language model is to predict.
+
+    ## Description
+    An episode deals B contexts. Each step masks one. After the last one the language model is
+    further pre-trained on the masked contexts, fine-tuned on a downstream task and scored; so it
+    is, on the same data and with the same seeds, for the masks of every reference. The reward
+    compares the scores (Kang, Han, Hwang, EMNLP 2020).
+
+    ## Action Space
+    `MultiBinary(L)`, 1 = mask. Bits that are not maskable are dropped; over the budget, a seeded
+    random subset is kept. Both are counted in `info`.
+
+    ## Observation Space
+    `Dict`, one context padded to L: `input_ids`, `attention_mask`, `word_ids` (-1: none),
+    `maskable`, `context_id` (one id, one text) and `budget` (tokens that may be masked).
+
+    ## Starting State
+    The first of the B contexts that the world deals from the seed of the run and the episode.
+    `reset(seed=s)` starts run s at episode 0, `reset()` goes on to the next episode, and
+    `options={"episode": n}` jumps. `reset` does no language-model work.
+
+    ## Rewards
+    0.0 until the last step, then any callable on the scores (`envs/reward.py`): `gain` and `sign`
+    look at the headline metric, `nll_gain` at the likelihood.
+
+    ## Episode End
+    Terminates with the last context; never truncates. The last observation is a repetition.
+
+    ## Information
+    Always `episode_index`. After the last step, by `agent` and the name of each reference:
+    `masks` (B, L) int8, `scores` (every metric), `cost` (tokens and steps), and where the best
+    tokens are known `informative_share` (of the masked tokens; absent where none is masked). Also
+    `context_ids` (B,), `mask/dropped` and `mask/over_budget` (bits of the agent's actions).
+
+    ## Arguments
+    * `world`: deals episodes. `executor`: turns score jobs into scores, here or elsewhere.
+    * `settings`: how a masked set of contexts becomes a score.
+    * `budget`: share of the real tokens of a context that may be masked.
+    * `reward`: `gain`, `sign`, `nll_gain` or a callable `(scores, reference names) -> float`.
+    * `references`: name -> policy, `"random"` or `"none"` (no further pre-training). The first one
+      is what the built-in rewards compare with. Default: random.
+    * `headline`, `higher_is_better`: the metric `gain` and `sign` look at, and the direction of
+      metrics (as in `Task`).
+    * `continual`: the weights further pre-trained on the agent's masks are where the next episode
+      starts; every `continual_reset_every` episodes, if given, at the model's own again.
+      `options={"episode": n, "weights": key}` resumes (`env.weights` is the key to keep).
+
+    ## Version History
+    * v0: initial version
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 1}  # noqa: RUF012
+
+    def __init__(
+        self,
+        world: World,
+        executor: Executor,
+        *,
+        settings: AdaptationSettings | None = None,
+        budget: float = 0.05,
+        reward: str | Reward = "gain",
+        references: Mapping[str, Policy | str] | None = None,
+        headline: str = "nll",
+        higher_is_better: Mapping[str, bool] = MappingProxyType({"nll": False}),
+        continual: bool = False,
+        continual_reset_every: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if not 0 < budget <= 1:
+            raise ValueError(
+                f"The mask budget is {budget}; it is a share of the tokens, above 0 and at most 1."
+            )
+        if continual_reset_every is not None and continual_reset_every < 1:
+            raise ValueError(f"continual_reset_every is {continual_reset_every}; give 1 or more.")
+        self.world = world
+        self.executor = executor
+        self.settings = settings or AdaptationSettings()
+        self.budget = budget
+        self.references = resolve_references(references)
+        self.reward = resolve_reward(reward, headline, higher_is_better.get(headline, True))
+        self.continual = continual
+        self.continual_reset_every = continual_reset_every
+        self.render_mode = render_mode
+        self.observation_space = spaces.observation_space(world.max_length, world.vocab_size)
+        self.action_space = spaces.action_space(world.max_length)
+
+        self.run_seed: int | None = None
+        self.episode_index = -1
+        self.weights = BASE
+        self._deal: Deal | None = None
+        self._masks: list[np.ndarray] = []
+        self._dropped = self._over_budget = 0
+        self._pending: dict[str, tuple[np.ndarray, Future[Score]]] = {}
+
+    @property
+    def contexts_per_episode(self) -> int:
+        """B: steps of an episode."""
+        deal = self._deal or self.world.deal(np.random.SeedSequence(0))
+        return len(deal.contexts)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._drop_pending()
+        if seed is not None or self.run_seed is None:
+            self.run_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+            self.episode_index = -1
+            self.weights = BASE
+        options = options or {}
+        self.episode_index = int(options.get("episode", self.episode_index + 1))
+        if self.continual_reset_every and self.episode_index % self.continual_reset_every == 0:
+            self.weights = BASE
+        self.weights = options.get("weights", self.weights)
+
+        self._deal = self.world.deal(self._seed("deal"))
+        self._batch = spaces.pad_contexts(
+            self._deal.contexts,
+            self._deal.context_ids,
+            length=self.world.max_length,
+            pad_id=self.world.tokenizer.pad_token_id,
+            budget=self.budget,
+        )
+        self._masks = []
+        self._dropped = self._over_budget = 0
+        self._show()
+        return self._observation(), {"episode_index": self.episode_index}
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        deal = self._running()
+        self._remember(action)
+        self._submit_references(deal)
+        self._show()
+        if len(self._masks) < len(deal.contexts):
+            return self._observation(), 0.0, False, False, {"episode_index": self.episode_index}
+        reward, info = self._finish(deal)
+        return self._observation(), reward, True, False, info
+
+    def observe_episode(self) -> Observation:
+        """All observations of the episode at once, with a leading B, in fresh arrays."""
+        self._running()
+        return {name: values.copy() for name, values in self._batch.items()}
+
+    def step_episode(
+        self, masks_BL: np.ndarray
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Mask all contexts at once; the same as B steps from a fresh reset.
+
+        Raises:
+            ValueError: if there is not one mask for each context that is left.
+        """
+        left = len(self._running().contexts) - len(self._masks)
+        if len(masks_BL) != left:
+            raise ValueError(f"{left} contexts are left to mask, got {len(masks_BL)} masks.")
+        for mask_L in masks_BL:
+            result = self.step(mask_L)
+        return result
+
+    def render(self) -> str | None:
+        """The text of the context masked last (before the first step: to be masked first)."""
+        if self.render_mode is None:
+            gym.logger.warn("Pass render_mode='ansi' or 'human' to see the masks.")
+            return None
+        text = self._text()
+        if self.render_mode == "ansi":
+            return text
+        print(text)
+        return None
+
+    def close(self) -> None:
+        self._drop_pending()
+
+    def _seed(self, role: str, *index: int) -> np.random.SeedSequence:
+        run = 0 if self.run_seed is None else self.run_seed
+        return episode_seed(run, self.episode_index, role, *index)
+
+    def _int_seed(self, role: str) -> int:
+        return int(self._seed(role).generate_state(1)[0])
+
+    def _running(self) -> Deal:
+        if self._deal is None or len(self._masks) == len(self._deal.contexts):
+            raise gym.error.ResetNeeded("The episode is over or not begun: call reset first.")
+        return self._deal
+
+    def _observation(self) -> Observation:
+        return spaces.observation_row(
+            self._batch, min(len(self._masks), len(self._batch["input_ids"]) - 1)
+        )
+
+    def _remember(self, action: np.ndarray) -> None:
+        position = len(self._masks)
+        rng = np.random.default_rng(self._seed("over budget", position))
+        mask, dropped, over = spaces.allowed_mask(action, self._observation(), rng)
+        self._masks.append(mask)
+        self._dropped += dropped
+        self._over_budget += over
+
+    def _submit_references(self, deal: Deal) -> None:
+        """Once an episode, and early, so that their jobs overlap with the agent's choices."""
+        for name, policy in self.references.items():
+            if name in self._pending:
+                continue
+            if policy == NONE:
+                masks = np.zeros(self._batch["input_ids"].shape, np.int8)
+                job = self._job(deal, None)
+            else:
+                masks = self._reference_masks(name, policy)
+                job = self._job(deal, masks)
+            self._pending[name] = masks, self.executor.submit(job)
+
+    def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
+        role = f"reference/{name}"
+        raw_BL = reference_masks(policy, self.observe_episode(), self._int_seed(role))
+        rows = []
+        for row, mask_L in enumerate(raw_BL):
+            rng = np.random.default_rng(self._seed(role, row))
+            observation = spaces.observation_row(self._batch, row)
+            rows.append(spaces.allowed_mask(mask_L, observation, rng)[0])
+        return np.stack(rows)
+
+    def _job(self, deal: Deal, masks_BL: np.ndarray | None, keep: bool = False) -> ScoreJob:
+        masks = None
+        if masks_BL is not None:
+            pairs = zip(masks_BL, deal.contexts, strict=True)
+            masks = [mask[: len(context)].astype(bool) for mask, context in pairs]
+        return ScoreJob(
+            contexts=deal.contexts,
+            masks=masks,
+            train=deal.train,
+            score=deal.score,
+            settings=self.settings,
+            seed=self._int_seed("score"),
+            weights=self.weights,
+            keep_weights=keep,
+        )
+
+    def _finish(self, deal: Deal) -> tuple[float, dict[str, Any]]:
+        masks_BL = np.stack(self._masks)
+        job = self._job(deal, masks_BL, keep=self.continual)
+        agent = masks_BL, self.executor.submit(job)
+        results = {AGENT: agent, **self._pending}
+        scores = {name: future.result() for name, (_, future) in results.items()}
+        masks = {name: values for name, (values, _) in results.items()}
+        self._pending = {}
+        if self.continual:
+            self.weights = job.key
+        info: dict[str, Any] = {
+            "episode_index": self.episode_index,
+            "masks": masks,
+            "scores": {name: dict(score.metrics) for name, score in scores.items()},
+            "cost": {name: dict(score.cost) for name, score in scores.items()},
+            "context_ids": np.array(deal.context_ids, np.int32),
+            "mask/dropped": self._dropped,
+            "mask/over_budget": self._over_budget,
+        }
+        if deal.informative is not None:
+            info["informative_share"] = _informative_share(masks, deal)
+        return float(self.reward(scores, list(self.references))), info
+
+    def _drop_pending(self) -> None:
+        for _, future in self._pending.values():
+            future.cancel()
+        self._pending = {}
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
+    def _text(self) -> str:
+        if self._deal is None:
+            raise gym.error.ResetNeeded("There is no episode to show: call reset first.")
+        row = max(0, len(self._masks) - 1)
+        context = self._deal.contexts[row]
+        mask = self._masks[row] if self._masks else np.zeros(self.world.max_length, np.int8)
+        return masked_text(context, mask, self.world.tokenizer)
+
+
+def _informative_share(masks: Mapping[str, np.ndarray], deal: Deal) -> dict[str, float]:
+    """Share of the masked tokens that are informative; no entry where nothing is masked."""
+    shares = {}
+    for name, masks_BL in masks.items():
+        hits = sum(
+            int(mask[: len(best)][best].sum())
+            for mask, best in zip(masks_BL, deal.informative or (), strict=True)
+        )
+        if masks_BL.any():
+            shares[name] = hits / int(masks_BL.sum())
+    return shares

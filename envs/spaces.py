@@ -1,0 +1,128 @@
+"""What a masking policy sees and does: spaces, and contexts padded into observations.
+
+B contexts in a batch, L tokens in a padded context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.text.corpus import Context
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+def observation_space(length: int, vocab_size: int) -> spaces.Dict:
+    """Space of one padded context of ``length`` tokens."""
+    return spaces.Dict(
+        {
+            "input_ids": spaces.Box(0, vocab_size - 1, (length,), np.int32),
+            "attention_mask": spaces.Box(0, 1, (length,), np.int8),
+            "word_ids": spaces.Box(-1, _INT32_MAX, (length,), np.int32),
+            "maskable": spaces.Box(0, 1, (length,), np.int8),
+            "context_id": spaces.Box(0, _INT32_MAX, (1,), np.int32),
+            "budget": spaces.Box(0, length, (1,), np.int32),
+        }
+    )
+
+
+def action_space(length: int) -> spaces.MultiBinary:
+    """One bit a token: 1 masks it."""
+    return spaces.MultiBinary(length)
+
+
+def token_budget(context: Context, share: float) -> int:
+    """How many tokens of a context may be masked.
+
+    The share is of the real tokens, special ones included, rounded down, and at least one token
+    (Kang et al. 2020); never more than there are maskable tokens.
+    """
+    return min(max(1, int(share * len(context))), int(context.maskable.sum()))
+
+
+def pad_contexts(
+    contexts: Sequence[Context],
+    context_ids: np.ndarray,
+    *,
+    length: int,
+    pad_id: int,
+    budget: float,
+) -> dict[str, np.ndarray]:
+    """Observations of several contexts at once.
+
+    Args:
+        contexts: B contexts of at most ``length`` tokens.
+        context_ids: shape (B,).
+        length: L.
+        pad_id: token id that fills the end of a row.
+        budget: share of the real tokens that may be masked.
+
+    Returns:
+        The entries of ``observation_space``, each with a leading B: ``input_ids`` is (B, L),
+        ``budget`` is (B, 1).
+
+    Raises:
+        ValueError: if a context is longer than ``length``.
+    """
+    shape = (len(contexts), length)
+    batch: dict[str, np.ndarray] = {
+        "input_ids": np.full(shape, pad_id, np.int32),
+        "attention_mask": np.zeros(shape, np.int8),
+        "word_ids": np.full(shape, -1, np.int32),
+        "maskable": np.zeros(shape, np.int8),
+        "context_id": np.array(context_ids, np.int32).reshape(-1, 1),
+        "budget": np.zeros((len(contexts), 1), np.int32),
+    }
+    for row, context in enumerate(contexts):
+        n = len(context)
+        if n > length:
+            raise ValueError(
+                f"Context {int(context_ids[row])} has {n} tokens, the observation only {length}. "
+                "Use a smaller window, or a world with a larger max_length."
+            )
+        batch["input_ids"][row, :n] = context.input_ids
+        batch["attention_mask"][row, :n] = 1
+        batch["word_ids"][row, :n] = context.word_ids
+        batch["maskable"][row, :n] = context.maskable
+        batch["budget"][row] = token_budget(context, budget)
+    return batch
+
+
+def observation_row(batch: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    """One observation out of a batch, in fresh arrays."""
+    return {name: values[row].copy() for name, values in batch.items()}
+
+
+def allowed_mask(
+    mask: np.ndarray, observation: dict[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, int, int]:
+    """The part of an action that the rules allow.
+
+    Tokens that are not maskable are dropped; of too many tokens a random subset is kept.
+
+    Args:
+        mask: bits, shape (L,).
+        observation: what the action answers, unbatched.
+        rng: draws the subset.
+
+    Returns:
+        The allowed mask (L,) int8, the bits dropped as not maskable, the bits over the budget.
+
+    Raises:
+        ValueError: if the mask has another shape.
+    """
+    maskable = observation["maskable"].astype(bool)
+    wanted = np.asarray(mask).astype(bool)
+    if wanted.shape != maskable.shape:
+        raise ValueError(f"A mask has shape {maskable.shape}, got {wanted.shape}.")
+    kept = np.flatnonzero(wanted & maskable)
+    dropped = int(wanted.sum()) - len(kept)
+    over = max(0, len(kept) - int(observation["budget"][0]))
+    if over:
+        kept = rng.choice(kept, len(kept) - over, replace=False)
+    allowed = np.zeros(maskable.shape, np.int8)
+    allowed[kept] = 1
+    return allowed, dropped, over

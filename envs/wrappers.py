@@ -1,0 +1,67 @@
+"""Other ways to act in the masking environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.masking_env import MaskingEnv, Observation
+
+
+class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
+    """One token a step instead of one context: for agents that need a ``Discrete`` action.
+
+    A context takes as many steps as its budget allows tokens; an episode masks all contexts. The
+    observation gains ``masked`` (L,), the tokens of this context chosen so far. Choosing a token
+    that is masked already or may not be masked spends the step and masks nothing; the first kind
+    is counted in ``info["mask/repeated"]``, the second in ``info["mask/dropped"]``.
+    ``action_masks()`` rules both out for agents such as MaskablePPO.
+    """
+
+    def __init__(self, env: gym.Env[Any, np.ndarray]) -> None:
+        super().__init__(env)
+        inner = env.observation_space
+        if not isinstance(inner, gym.spaces.Dict) or not isinstance(env.unwrapped, MaskingEnv):
+            raise ValueError("TokenwiseMasking wraps a MaskingEnv, in its own observation space.")
+        self.length = inner["input_ids"].shape[0]  # type: ignore[index]
+        masked = gym.spaces.Box(0, 1, (self.length,), np.int8)
+        self.observation_space = gym.spaces.Dict({**inner.spaces, "masked": masked})
+        self.action_space = gym.spaces.Discrete(self.length)
+        self._repeated = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._repeated = 0
+        self._begin(observation)
+        return self._with_masked(), info
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self._steps_left -= 1
+        self._repeated += int(self._mask[action])
+        self._mask[action] = 1
+        if self._steps_left > 0:
+            info = {"episode_index": self.get_wrapper_attr("episode_index")}
+            return self._with_masked(), 0.0, False, False, info
+        observation, reward, terminated, truncated, info = self.env.step(self._mask.copy())
+        if terminated or truncated:
+            info["mask/repeated"] = self._repeated
+        else:
+            self._begin(observation)
+        return self._with_masked(), float(reward), terminated, truncated, info
+
+    def action_masks(self) -> np.ndarray:
+        """Tokens that may be chosen now, bool, shape (L,)."""
+        return self._observation["maskable"].astype(bool) & (self._mask == 0)
+
+    def _begin(self, observation: Observation) -> None:
+        self._observation = observation
+        self._mask = np.zeros(self.length, np.int8)
+        self._steps_left = max(1, int(observation["budget"][0]))
+
+    def _with_masked(self) -> Observation:
+        entries = {name: values.copy() for name, values in self._observation.items()}
+        return {**entries, "masked": self._mask.copy()}

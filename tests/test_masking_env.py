@@ -1,0 +1,292 @@
+"""The environment's promises, against a world whose answer is known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stub_world import even_tokens, first_maskable, play, stub_env
+
+from envs.adaptation.jobs import BASE
+from envs.masking_env import episode_seed
+from envs.references import UniformRandom
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
+    )
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_both_check_envs_pass_without_a_warning(tiny_tokenizer, monkeypatch):
+    monkeypatch.setitem(gym.registry, "stub/Mask-v0", None)  # forgotten after the test
+    del gym.registry["stub/Mask-v0"]
+    gym.register("stub/Mask-v0", entry_point=partial(stub_env, tiny_tokenizer))
+    env = gym.make("stub/Mask-v0", render_mode="ansi")
+    gymnasium_check_env(env.unwrapped)
+    sb3_check_env(env.unwrapped)
+
+
+def test_observation_pads_and_never_offers_special_tokens(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    observation, _ = env.reset(seed=3)
+    n = int(observation["attention_mask"].sum())
+    assert (observation["input_ids"][n:] == tiny_tokenizer.pad_token_id).all()
+    assert (observation["word_ids"][n:] == -1).all()
+    assert not observation["maskable"][[0, n - 1]].any()
+    assert not observation["maskable"][n:].any()
+    assert observation["budget"][0] == max(1, int(0.2 * n))
+
+
+def test_padding_changes_neither_masks_nor_reward(tiny_tokenizer):
+    outcomes = []
+    for length in (24, 40):
+        env = stub_env(tiny_tokenizer, max_length=length)
+        _, reward, info = play(env, lambda o: np.ones_like(o["maskable"]), seed=5)
+        outcomes.append((reward, info["scores"], {k: m[:, :24] for k, m in info["masks"].items()}))
+        assert not info["masks"]["agent"][:, 24:].any()
+    assert outcomes[0][:2] == outcomes[1][:2]
+    assert np.array_equal(outcomes[0][2]["agent"], outcomes[1][2]["agent"])
+
+
+def test_one_seed_gives_one_episode_bit_for_bit(tiny_tokenizer):
+    runs = []
+    for _ in range(2):
+        env = stub_env(tiny_tokenizer)
+        runs.append(play(env, first_maskable, seed=11))
+    (seen_a, reward_a, info_a), (seen_b, reward_b, info_b) = runs
+    assert all(same(a, b) for a, b in zip(seen_a, seen_b, strict=True))
+    assert reward_a == reward_b
+    assert same(info_a["masks"], info_b["masks"])
+
+
+def test_episodes_differ_and_can_be_jumped_to(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    first, _, _ = play(env, first_maskable, seed=11)
+    second, reward, info = play(env, first_maskable)
+    assert env.episode_index == 1
+    assert not same(first[0], second[0])
+    fresh = stub_env(tiny_tokenizer)
+    jumped, jumped_reward, jumped_info = play(
+        fresh, first_maskable, seed=11, options={"episode": 1}
+    )
+    assert all(same(a, b) for a, b in zip(second, jumped, strict=True))
+    assert reward == jumped_reward
+    assert same(info["masks"], jumped_info["masks"])
+
+
+def test_unseeded_environments_differ(tiny_tokenizer):
+    first, second = (stub_env(tiny_tokenizer).reset()[0] for _ in range(2))
+    assert not same(first, second)
+
+
+def test_reward_comes_last_and_prefers_the_known_best_mask(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    env.reset(seed=1)
+    batch = env.observe_episode()
+    for row in range(env.contexts_per_episode):
+        observation = {name: values[row] for name, values in batch.items()}
+        _, reward, terminated, truncated, info = env.step(even_tokens(observation))
+        assert not truncated
+        assert terminated == (row == env.contexts_per_episode - 1)
+        assert type(reward) is float
+        assert terminated or reward == 0.0
+    assert reward > 0
+    difference = info["scores"]["agent"]["accuracy"] - info["scores"]["random"]["accuracy"]
+    assert reward == difference
+    assert info["informative_share"]["agent"] == 1.0
+    assert 0 < info["informative_share"]["random"] < 1
+
+
+def test_what_the_rules_forbid_is_dropped_and_counted(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    env.reset(seed=2)
+    batch = env.observe_episode()
+    _, _, info = play(env, lambda o: np.ones_like(o["maskable"]), seed=2)
+    masks = info["masks"]["agent"]
+    assert masks.dtype == np.int8
+    assert not masks[batch["maskable"] == 0].any()
+    assert (masks.sum(1, keepdims=True) == batch["budget"]).all()
+    maskable = int(batch["maskable"].sum())
+    assert info["mask/dropped"] == batch["maskable"].size - maskable
+    assert info["mask/over_budget"] == maskable - int(batch["budget"].sum())
+
+
+def test_agent_and_references_share_data_seed_and_settings(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer, references={"random": "random", "none": "none"})
+    _, _, info = play(env, first_maskable, seed=4)
+    random, none, agent = env.executor.jobs
+    assert agent.seed == random.seed == none.seed
+    assert agent.contexts is random.contexts
+    assert agent.train is random.train
+    assert none.masks is None
+    assert not info["masks"]["none"].any()
+    assert "none" not in info["informative_share"]
+    assert set(info["scores"]) == set(info["cost"]) == {"agent", "random", "none"}
+    play(env, first_maskable)
+    assert env.executor.jobs[-1].seed != agent.seed
+
+
+def test_references_are_submitted_at_the_first_step(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    observation, _ = env.reset(seed=4)
+    assert not env.executor.jobs
+    env.step(first_maskable(observation))
+    assert len(env.executor.jobs) == 1
+
+
+def test_an_equal_policy_as_agent_and_reference_earns_nothing(tiny_tokenizer):
+    class Left:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            maskable = observation["maskable"].astype(bool)
+            return maskable & (maskable.cumsum(-1) <= observation["budget"]), state
+
+    env = stub_env(tiny_tokenizer, references={"left": Left()})
+    _, reward, info = play(env, first_maskable, seed=8)
+    assert reward == 0.0
+    assert np.array_equal(info["masks"]["agent"], info["masks"]["left"])
+
+
+def test_a_torch_policy_as_reference_is_reproducible(tiny_tokenizer):
+    class Torch:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return (torch.rand(observation["maskable"].shape) < 0.5).numpy(), state
+
+    masks = [
+        play(stub_env(tiny_tokenizer, references={"t": Torch()}), first_maskable, seed=8)[2]
+        for _ in range(2)
+    ]
+    assert np.array_equal(masks[0]["masks"]["t"], masks[1]["masks"]["t"])
+
+
+def test_all_contexts_at_once_is_the_same_as_one_by_one(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    seen, reward, info = play(env, lambda o: np.ones_like(o["maskable"]), seed=6)
+    env.reset(seed=6)
+    batch = env.observe_episode()
+    for row, observation in enumerate(seen[:-1]):
+        assert same(observation, {name: values[row] for name, values in batch.items()})
+    _, reward_at_once, terminated, _, info_at_once = env.step_episode(
+        np.ones_like(batch["maskable"])
+    )
+    assert terminated
+    assert reward_at_once == reward
+    assert same(info["masks"], info_at_once["masks"])
+    env.reset()
+    with pytest.raises(ValueError, match="4 contexts are left"):
+        env.step_episode(batch["maskable"][:2])
+
+
+def test_uniform_random_uses_the_whole_budget_evenly(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer, contexts=1)
+    env.reset(seed=0)
+    batch = {name: values.repeat(3000, 0) for name, values in env.observe_episode().items()}
+    masks, _ = UniformRandom(1).predict(batch)
+    assert (masks.sum(1) == batch["budget"][:, 0]).all()
+    maskable = batch["maskable"][0].astype(bool)
+    rates = masks.mean(0)
+    assert (rates[~maskable] == 0).all()
+    assert np.allclose(rates[maskable], batch["budget"][0, 0] / maskable.sum(), atol=0.03)
+
+
+def test_continual_mode_carries_the_agents_weights(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer, continual=True, continual_reset_every=2)
+    play(env, first_maskable, seed=0)
+    random, agent = env.executor.jobs
+    assert (random.weights, agent.weights) == (BASE, BASE)
+    assert agent.keep_weights
+    assert not random.keep_weights
+    play(env, first_maskable)
+    assert {job.weights for job in env.executor.jobs[2:]} == {agent.key}
+    play(env, first_maskable)
+    assert {job.weights for job in env.executor.jobs[4:]} == {BASE}
+    play(env, first_maskable, seed=0, options={"episode": 7, "weights": "kept"})
+    assert {job.weights for job in env.executor.jobs[6:]} == {"kept"}
+
+
+def test_a_finished_episode_wants_a_reset(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(24, np.int8))
+    seen, _, _ = play(env, first_maskable, seed=0)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(first_maskable(seen[-1]))
+
+
+def test_bad_settings_are_refused_in_a_sentence(tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"budget is 1\.5"):
+        stub_env(tiny_tokenizer, budget=1.5)
+    with pytest.raises(ValueError, match="Unknown reward 'gian'"):
+        stub_env(tiny_tokenizer, reward="gian")
+    with pytest.raises(ValueError, match="'none', 'random' or a policy"):
+        stub_env(tiny_tokenizer, references={"x": "spam"})
+    with pytest.raises(ValueError, match="called 'agent'"):
+        stub_env(tiny_tokenizer, references={"agent": "random"})
+    env = stub_env(tiny_tokenizer)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(24,\), got \(3,\)"):
+        env.step(np.ones(3))
+
+
+def test_render_highlights_the_masked_words(tiny_tokenizer, capsys):
+    env = stub_env(tiny_tokenizer, render_mode="ansi", budget=0.05)
+    observation, _ = env.reset(seed=0)
+    assert "\x1b[" not in env.render()
+    env.step(first_maskable(observation))
+    assert env.render().count("\x1b[43m") == 1
+    human = stub_env(tiny_tokenizer, render_mode="human")
+    human.reset(seed=0)
+    assert capsys.readouterr().out
+
+
+def test_seeds_depend_on_every_part_of_their_name():
+    keys = [(0, 0, "deal"), (1, 0, "deal"), (0, 1, "deal"), (0, 0, "score"), (0, 0, "score", 1)]
+    states = {tuple(episode_seed(*key).generate_state(4)) for key in keys}
+    assert len(states) == len(keys)
+    assert episode_seed(3, 2, "deal").generate_state(1) == episode_seed(
+        3, 2, "deal"
+    ).generate_state(1)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_vector_environments_reset_themselves(tiny_tokenizer, mode):
+    make = lambda: stub_env(tiny_tokenizer, contexts=3)  # noqa: E731
+    envs = SyncVectorEnv([make, make], autoreset_mode=mode)
+    envs.reset(seed=0)
+    ends = 0
+    for _ in range(9):
+        actions = np.zeros((2, 24), np.int8)
+        actions[:, 3] = 1
+        _, _, terminated, _, infos = envs.step(actions)
+        ends += int(terminated.sum())
+        if terminated.any() and mode == AutoresetMode.SAME_STEP:
+            assert infos["final_info"]["masks"]["agent"].shape == (2, 3, 24)
+    assert ends == (6 if mode == AutoresetMode.SAME_STEP else 4)
+    envs.close()
+
+
+def test_ppo_learns_on_it_for_200_steps(tiny_tokenizer):
+    model = PPO("MultiInputPolicy", stub_env(tiny_tokenizer), n_steps=64, batch_size=32, n_epochs=2)
+    model.learn(200)
+    assert model.num_timesteps >= 200
+
+
+def test_importing_nmg_is_light_and_registers():
+    code = (
+        "import sys, nmg, gymnasium as gym\n"
+        "ids = {name for name in gym.registry if name.startswith('nmg/')}\n"
+        "assert {'nmg/MaskQA-v0', 'nmg/MaskClassification-v0', 'nmg/MaskTestbed-v0'} <= ids, ids\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert gym.spec('nmg/MaskQA-v0').to_json()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
