@@ -240,7 +240,11 @@ def _read_settings(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    return _read_settings(path.parent / base, (*seen, path.resolve())) | values
+    under = _read_settings(path.parent / base, (*seen, path.resolve()))
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(under.get(name), dict)
+        under[name] = under[name] | value if both else value
+    return under
 
 
 def preset_names() -> list[str]:

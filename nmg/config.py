@@ -1,0 +1,261 @@
+"""What can be set in the programs: one frozen dataclass per part, documented field by field.
+
+`nmg/options.py` makes the flags and the YAML from these classes. The defaults are a budget for a
+laptop; the paper's values are presets (``configs/squad-bert.yaml`` and the files based on it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from envs.adaptation.jobs import AdaptationSettings
+from nmg.options import ConfigError, build, coerce, leaves, read_preset
+
+TaskName = Literal["testbed", "qa", "classification"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, which task, which language model."""
+
+    task: TaskName = "testbed"
+    """``testbed`` (generated, the best mask is known), ``qa`` or ``classification``."""
+    dataset: str = "testbed"
+    """A named data set (``nmg data list``), a file or a folder."""
+    data_dir: str | None = None
+    """Folder of the named data sets; without it the variable NMG_DATA."""
+    model: str = "tiny"
+    """``bert``, ``distilbert``, ``minilm`` (offline), ``tiny`` (the testbed's), a hub id or a
+    folder."""
+    window: int = 254
+    """Content tokens of a context; special tokens come on top."""
+    max_length: int = 384
+    """Longest input of the downstream task, special tokens included."""
+    stride: int = 128
+    """Question answering: tokens by which windows of a long context overlap."""
+    strict: bool = False
+    """Stop at a damaged example instead of counting and skipping it."""
+    device: str = "cpu"
+    """``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of matrix products; weights stay fp32."""
+    workers: int = 1
+    """Worker processes for score jobs; 1 computes in this process."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, window=self.window, max_length=self.max_length, workers=self.workers)
+        if not 0 <= self.stride < self.max_length:
+            raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """What one episode plays with and what it pays."""
+
+    contexts: int = 40
+    """Contexts dealt, masked and further pre-trained on per episode."""
+    train_examples: int = 200
+    """Examples fine-tuned on per episode, most of them."""
+    score_examples: int = 200
+    """Held-out training examples scored per episode, stratified; more cost time, fewer noise."""
+    held_out: float = 0.1
+    """Share of the training contexts kept for scoring."""
+    budget: float = 0.05
+    """Share of the tokens of a context that may be masked."""
+    reward: Literal["gain", "sign", "nll_gain"] = "nll_gain"
+    """``sign`` is the paper's; ``nll_gain`` (likelihood) is the least noisy."""
+    continual: bool = False
+    """Carry the agent's further pre-trained weights from episode to episode, as the paper does."""
+    continual_reset_every: int | None = None
+    """Episodes after which the carried weights go back to the model's own; none for never."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            contexts=self.contexts,
+            train_examples=self.train_examples,
+            score_examples=self.score_examples,
+        )
+        if not 0 < self.budget <= 1:
+            raise ConfigError(
+                f"budget is {self.budget}; it is the share of tokens that may be masked, "
+                "above 0 and at most 1."
+            )
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The actor-critic that learns the masks."""
+
+    policy_lr: float = 1e-3
+    """Learning rate of policy and critic."""
+    policy_batch: int = 64
+    """Transitions of one gradient step."""
+    updates: int = 20
+    """Gradient steps after each episode."""
+    replay_capacity: int = 50_000
+    """Transitions remembered."""
+    replay_start: int = 200
+    """Transitions collected, with random masks, before the first gradient step."""
+    entropy: float = 0.01
+    """Weight of the entropy bonus."""
+    self_play: Literal["random", "frozen", "learning"] = "random"
+    """Opponent: random masks, a frozen copy of the winner, or a second network that learns."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            policy_batch=self.policy_batch,
+            updates=self.updates,
+            replay_capacity=self.replay_capacity,
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, how seeded, and where to."""
+
+    episodes: int = 100
+    """Outer steps of meta-training."""
+    seed: int = 0
+    """Of everything: deals, masks, initialisation, training."""
+    checkpoint_every: int = 10
+    """Episodes between checkpoints."""
+    validation_episodes: int = 3
+    """Fixed episodes, of their own held-out deals, that choose the checkpoint to use; 0 takes the
+    last."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, episodes=self.episodes, checkpoint_every=self.checkpoint_every)
+        _at_least(0, seed=self.seed, validation_episodes=self.validation_episodes)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything ``nmg train`` can be told."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)
+    adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What ``nmg test`` adapts on and how often."""
+
+    test_dataset: str | None = None
+    """Data set whose test (else dev) split is scored; none for the same data set."""
+    contexts: int = 0
+    """Contexts of the training corpus further pre-trained on; 0 for all."""
+    examples: int = 0
+    """Training examples fine-tuned on; 0 for all."""
+    test_examples: int = 0
+    """Test examples scored, the same for every seed; 0 for all."""
+    budget: float = 0.05
+    """Share of the tokens of a context that is masked."""
+    seeds: int = 5
+    """Seeds; every masking runs with the same ones."""
+    first_seed: int = 0
+    """The first of them."""
+    controls: bool = True
+    """Run the null controls ``untrained`` and ``shuffled`` beside each learned policy."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, seeds=self.seeds)
+        _at_least(
+            0, contexts=self.contexts, examples=self.examples, test_examples=self.test_examples
+        )
+        if not 0 < self.budget <= 1:
+            raise ConfigError(
+                f"budget is {self.budget}; it is the share of tokens that is masked, "
+                "above 0 and at most 1."
+            )
+
+
+@dataclass(frozen=True)
+class TestingConfig:
+    """Everything ``nmg test`` can be told, besides the policies and strategies."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    data: DataConfig = field(default_factory=DataConfig)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
+
+
+PAPER = {"qa": "squad-bert", "classification": "chemprot-bert"}
+"""The preset that ``--preset paper`` means for a task."""
+DEFAULT = {"testbed": "testbed", "qa": "qa", "classification": "classification"}
+"""The preset of a task when none is asked for."""
+
+
+def training_config(
+    flags: Mapping[str, Any], preset: str | None = None, from_file: Mapping[str, Any] | None = None
+) -> TrainingConfig:
+    """Defaults < preset < file < flags.
+
+    Raises:
+        ConfigError: on an unknown name or a value that cannot be.
+    """
+    given = dict(from_file or {}) | dict(flags)
+    named = preset_settings(preset, given.get("task"))
+    named.pop("test", None)
+    return build(TrainingConfig, named | given)
+
+
+def testing_config(
+    flags: Mapping[str, Any],
+    preset: str | None = None,
+    from_file: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Any] | None = None,
+) -> TestingConfig:
+    """Defaults < preset < settings of the policy's run < the preset's ``test`` < file < flags.
+
+    Presets and policies' runs describe meta-training; what they say about data, budget and
+    adaptation holds for meta-testing too, how much there is in an episode does not.
+
+    Raises:
+        ConfigError: on an unknown name or a value that cannot be.
+    """
+    given = dict(from_file or {}) | dict(flags)
+    named = preset_settings(preset, given.get("task", (trained or {}).get("task")))
+    own = named.pop("test", {})
+    shared = {
+        leaf.name
+        for leaf in leaves(TestingConfig).values()
+        if leaf.part != "comparison" or leaf.name == "budget"
+    }
+    inherited = {k: v for k, v in {**named, **(trained or {})}.items() if k in shared}
+    return build(TestingConfig, inherited | own | given)
+
+
+def preset_settings(name: str | None, task: str | None) -> dict[str, Any]:
+    """Settings of a preset; ``paper`` and ``default`` depend on the task.
+
+    Raises:
+        ConfigError: if there is no such preset.
+    """
+    task = coerce("task", TaskName, task or DataConfig.task)
+    by_task = {None: DEFAULT, "default": DEFAULT, "paper": PAPER}.get(name)
+    if by_task is None:
+        return read_preset(str(name))
+    if task not in by_task:
+        raise ConfigError(
+            f"There is no preset {name or 'default'!r} for the task {task!r}; "
+            f"there is for {', '.join(by_task)}."
+        )
+    return read_preset(by_task[task])
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}.")

@@ -1,0 +1,144 @@
+"""Settings: precedence, presets that inherit, differences only, and errors that name the key."""
+
+import argparse
+from typing import Literal
+
+import pytest
+import yaml
+
+from nmg.config import TestingConfig, TrainingConfig, testing_config, training_config
+from nmg.options import (
+    ConfigError,
+    add_flags,
+    build,
+    coerce,
+    differences,
+    flatten,
+    given_flags,
+    leaves,
+    preset_names,
+    read_preset,
+    read_settings,
+    write_settings,
+)
+
+
+def parsed(*arguments: str, cls: type = TrainingConfig) -> dict:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, cls)
+    return given_flags(cls, parser.parse_args(arguments))
+
+
+def test_flags_override_file_overrides_preset_overrides_defaults():
+    config = training_config(
+        parsed("--budget", "0.2"), "squad-bert", {"budget": 0.1, "contexts": 7, "seed": 3}
+    )
+    assert config.episode.budget == 0.2
+    assert config.episode.contexts == 7
+    assert config.adaptation.pretrain_lr == 2e-5
+    assert config.agent.replay_capacity == 50_000
+    assert config.data.strict is False
+
+
+@pytest.mark.parametrize("cls", [TrainingConfig, TestingConfig])
+def test_every_setting_is_a_flag_and_survives_yaml(cls, tmp_path):
+    defaults = build(cls, {})
+    arguments = []
+    for leaf in leaves(cls).values():
+        value = flatten(defaults)[leaf.name]
+        if leaf.type is bool:
+            arguments.append(leaf.flag if value else leaf.flag.replace("--", "--no-", 1))
+        else:
+            arguments += [leaf.flag, "none" if value is None else str(value)]
+    assert build(cls, parsed(*arguments, cls=cls)) == defaults
+    write_settings(tmp_path, defaults)
+    assert build(cls, read_settings(tmp_path / "resolved.yaml")) == defaults
+    assert read_settings(tmp_path / "config.yaml") == {}
+
+
+def test_config_yaml_holds_differences_only(tmp_path):
+    config = training_config({"budget": 0.2}, "testbed")
+    assert differences(config)["budget"] == 0.2
+    assert "seed" not in differences(config)
+    write_settings(tmp_path, config)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == differences(config)
+    assert training_config(read_settings(tmp_path / "config.yaml")) == config
+
+
+def test_our_own_settings_are_all_explained():
+    for cls in (TrainingConfig, TestingConfig):
+        for leaf in leaves(cls).values():
+            assert leaf.doc or leaf.part == "adaptation", leaf.name
+
+
+def test_presets_inherit_and_all_of_them_load():
+    assert read_preset("chemprot-distilbert")["replay_start"] == 500
+    assert read_preset("chemprot-distilbert")["model"] == "distilbert"
+    assert read_preset("squad-distilbert")["test"] == {
+        "finetune_epochs": 2,
+        "pretrain_batch": 8,
+        "finetune_batch": 8,
+    }
+    for name in preset_names():
+        training_config({}, name)
+        testing_config({}, name)
+
+
+def test_the_paper_preset_follows_the_task():
+    assert training_config({"task": "qa"}, "paper").agent.replay_start == 2000
+    paper = training_config({"task": "classification"}, "paper")
+    assert (paper.agent.replay_start, paper.adaptation.finetune_epochs) == (500, 5)
+    assert testing_config({"task": "qa"}, "paper").adaptation.finetune_epochs == 2
+    with pytest.raises(ConfigError, match="testbed"):
+        training_config({}, "paper")
+
+
+def test_meta_testing_takes_data_and_budget_from_the_policys_run_but_not_the_amounts():
+    trained = flatten(training_config({"budget": 0.15, "contexts": 9, "model": "bert"}))
+    config = testing_config({}, trained=trained)
+    assert (config.comparison.budget, config.data.model) == (0.15, "bert")
+    assert config.comparison.contexts == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"budgte": 0.1}, "did you mean 'budget'"),
+        ({"budget": 1.5}, "budget is 1.5"),
+        ({"budget": "much"}, "expected a number"),
+        ({"contexts": 1.5}, "expected a whole number"),
+        ({"contexts": True}, "expected a whole number"),
+        ({"task": "poetry"}, "must be one of testbed, qa, classification"),
+        ({"strict": "yes"}, "expected true or false"),
+        ({"episodes": 0}, "at least 1"),
+    ],
+)
+def test_bad_values_are_one_sentence(values, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        training_config(values)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files_are_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no settings file"):
+        read_settings(tmp_path / "absent.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(ConfigError, match="not valid YAML at line"):
+        read_settings(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="holds a list"):
+        read_settings(tmp_path / "list.yaml")
+    (tmp_path / "circle.yaml").write_text("base: circle.yaml")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        read_settings(tmp_path / "circle.yaml")
+    with pytest.raises(ConfigError, match="did you mean 'squad-bert'"):
+        read_preset("squad-brt")
+
+
+def test_coercion_of_lists_choices_and_none():
+    assert coerce("x", tuple[int, ...], ["1", 2]) == (1, 2)
+    assert coerce("x", tuple[str, ...], "one") == ("one",)
+    assert coerce("x", int | None, "none") is None
+    assert coerce("x", float, "2e-5") == 2e-5
+    with pytest.raises(ConfigError, match="one of a, b"):
+        coerce("x", Literal["a", "b"], "c")
