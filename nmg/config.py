@@ -197,7 +197,7 @@ DEFAULT = {"testbed": "testbed", "qa": "qa", "classification": "classification"}
 """The preset of a task when none is asked for."""
 
 
-def training_config(
+def resolve_training(
     flags: Mapping[str, Any], preset: str | None = None, from_file: Mapping[str, Any] | None = None
 ) -> TrainingConfig:
     """Defaults < preset < file < flags.
@@ -211,7 +211,7 @@ def training_config(
     return build(TrainingConfig, named | given)
 
 
-def testing_config(
+def resolve_testing(
     flags: Mapping[str, Any],
     preset: str | None = None,
     from_file: Mapping[str, Any] | None = None,

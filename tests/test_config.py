@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from nmg.config import TestingConfig, TrainingConfig, testing_config, training_config
+from nmg.config import TestingConfig, TrainingConfig, resolve_testing, resolve_training
 from nmg.options import (
     ConfigError,
     add_flags,
@@ -30,7 +30,7 @@ def parsed(*arguments: str, cls: type = TrainingConfig) -> dict:
 
 
 def test_flags_override_file_overrides_preset_overrides_defaults():
-    config = training_config(
+    config = resolve_training(
         parsed("--budget", "0.2"), "squad-bert", {"budget": 0.1, "contexts": 7, "seed": 3}
     )
     assert config.episode.budget == 0.2
@@ -57,12 +57,12 @@ def test_every_setting_is_a_flag_and_survives_yaml(cls, tmp_path):
 
 
 def test_config_yaml_holds_differences_only(tmp_path):
-    config = training_config({"budget": 0.2}, "testbed")
+    config = resolve_training({"budget": 0.2}, "testbed")
     assert differences(config)["budget"] == 0.2
     assert "seed" not in differences(config)
     write_settings(tmp_path, config)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == differences(config)
-    assert training_config(read_settings(tmp_path / "config.yaml")) == config
+    assert resolve_training(read_settings(tmp_path / "config.yaml")) == config
 
 
 def test_our_own_settings_are_all_explained():
@@ -80,22 +80,22 @@ def test_presets_inherit_and_all_of_them_load():
         "finetune_batch": 8,
     }
     for name in preset_names():
-        training_config({}, name)
-        testing_config({}, name)
+        resolve_training({}, name)
+        resolve_testing({}, name)
 
 
 def test_the_paper_preset_follows_the_task():
-    assert training_config({"task": "qa"}, "paper").agent.replay_start == 2000
-    paper = training_config({"task": "classification"}, "paper")
+    assert resolve_training({"task": "qa"}, "paper").agent.replay_start == 2000
+    paper = resolve_training({"task": "classification"}, "paper")
     assert (paper.agent.replay_start, paper.adaptation.finetune_epochs) == (500, 5)
-    assert testing_config({"task": "qa"}, "paper").adaptation.finetune_epochs == 2
+    assert resolve_testing({"task": "qa"}, "paper").adaptation.finetune_epochs == 2
     with pytest.raises(ConfigError, match="testbed"):
-        training_config({}, "paper")
+        resolve_training({}, "paper")
 
 
 def test_meta_testing_takes_data_and_budget_from_the_policys_run_but_not_the_amounts():
-    trained = flatten(training_config({"budget": 0.15, "contexts": 9, "model": "bert"}))
-    config = testing_config({}, trained=trained)
+    trained = flatten(resolve_training({"budget": 0.15, "contexts": 9, "model": "bert"}))
+    config = resolve_testing({}, trained=trained)
     assert (config.comparison.budget, config.data.model) == (0.15, "bert")
     assert config.comparison.contexts == 0
 
@@ -115,7 +115,7 @@ def test_meta_testing_takes_data_and_budget_from_the_policys_run_but_not_the_amo
 )
 def test_bad_values_are_one_sentence(values, message):
     with pytest.raises(ConfigError, match=message) as error:
-        training_config(values)
+        resolve_training(values)
     assert "\n" not in str(error.value)
 
 
