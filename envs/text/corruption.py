@@ -1,16 +1,15 @@
-"""From a mask to what the language model sees and must predict (BERT, Devlin et al. 2019, §3.1)."""
+"""From a mask to the inputs and labels of masked language modelling."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
 IGNORE = -100
-"""Label of a token that need not be predicted (torch's ignore_index)."""
-
-Rule = Literal["bert", "mask"]
+"""Label of a position without a loss, as torch's cross entropy has it."""
+KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1
 
 
 def corrupt(
@@ -19,46 +18,49 @@ def corrupt(
     *,
     mask_token_id: int,
     vocab_size: int,
-    special_ids: Collection[int],
-    rule: Rule,
+    special_ids: Iterable[int],
+    rule: Literal["bert", "mask"],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Replace the masked tokens.
+    """Replace masked tokens, leave the rest.
 
-    Numbers are drawn for every position whether masked or not, so that two masks of one context,
-    given generators of one seed, treat the tokens that both mask alike.
+    ``bert``: 80% become the mask token, 10% a random token that is not special, 10% stay as they
+    are. ``mask``: all become the mask token.
+
+    The numbers drawn depend on the shape alone: two masks corrupted with equally seeded
+    generators treat the tokens that they share alike, which makes their scores comparable.
 
     Args:
-        input_ids: token ids, shape (n,).
-        mask: tokens to predict, bool or 0/1, shape (n,).
-        mask_token_id: id of [MASK].
-        vocab_size: random replacements are below it.
-        special_ids: never used as a replacement.
-        rule: ``bert``: 80% [MASK], 10% a random token, 10% unchanged; ``mask``: always [MASK].
-        rng: where the draws come from.
+        input_ids: token ids, any integer type and shape.
+        mask: which of them to predict, bool or 0/1, same shape.
+        special_ids: ids never used as a random replacement.
 
     Returns:
-        The corrupted ids, int64 (n,), and the labels, int64 (n,), -100 where nothing is predicted.
+        The corrupted ids and the labels (the original id where masked, -100 elsewhere), fresh
+        arrays of the type and shape of ``input_ids``.
     """
-    chosen = np.asarray(mask, dtype=bool)
-    ids = np.asarray(input_ids, dtype=np.int64)
-    labels = np.where(chosen, ids, IGNORE)
-    if rule == "mask":
-        return np.where(chosen, mask_token_id, ids), labels
-    if rule != "bert":
-        raise ValueError(f"The corruption rule is {rule!r}; it must be 'bert' or 'mask'.")
-    fate = rng.random(len(ids))
-    replacement = _random_ids(vocab_size, special_ids, len(ids), rng)
-    corrupted = np.where(chosen & (fate < 0.8), mask_token_id, ids)
-    return np.where(chosen & (fate >= 0.8) & (fate < 0.9), replacement, corrupted), labels
+    mask = np.asarray(mask, dtype=bool)
+    if mask.shape != input_ids.shape:
+        raise ValueError(f"The mask has shape {mask.shape}, the ids have {input_ids.shape}.")
+    labels = np.where(mask, input_ids, np.array(IGNORE, dtype=input_ids.dtype))
+    replacement = np.full_like(input_ids, mask_token_id)
+    if rule == "bert":
+        draw = rng.random(input_ids.shape)
+        tokens = _random_tokens(input_ids.shape, vocab_size, special_ids, rng)
+        replacement = np.where(draw < KEEP_SHARE + RANDOM_SHARE, tokens, replacement)
+        replacement = np.where(draw < KEEP_SHARE, input_ids, replacement)
+    elif rule != "mask":
+        raise ValueError(f"There is no corruption rule '{rule}'; expected 'bert' or 'mask'.")
+    return np.where(mask, replacement, input_ids).astype(input_ids.dtype, copy=False), labels
 
 
-def _random_ids(
-    vocab_size: int, special: Collection[int], count: int, rng: np.random.Generator
+def _random_tokens(
+    shape: tuple[int, ...], vocab_size: int, special_ids: Iterable[int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Uniform over the ids that are not special: draw among the rest, then step over the special."""
-    forbidden = sorted({int(i) for i in special if i < vocab_size})
-    ids = rng.integers(0, vocab_size - len(forbidden), size=count)
-    for special_id in forbidden:
-        ids = ids + (ids >= special_id)
-    return ids
+    """Uniform over the vocabulary without the special ids, without listing the vocabulary."""
+    special = np.unique([each for each in special_ids if 0 <= each < vocab_size]).astype(np.int64)
+    if len(special) >= vocab_size:
+        raise ValueError(f"All {vocab_size} ids of the vocabulary are special.")
+    ranks = rng.integers(0, vocab_size - len(special), size=shape)
+    # The r-th ordinary id is r plus the special ids at or below it.
+    return ranks + np.searchsorted(special - np.arange(len(special)), ranks, side="right")

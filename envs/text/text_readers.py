@@ -94,21 +94,21 @@ def plain_documents(path: Path) -> list[str]:
     blocks = [list(block) for filled, block in groupby(lines, bool) if filled]
     if not blocks:
         return []
-    if _heading_level(blocks[0][0]) == 1:
-        return _articles(line for block in blocks for line in block)
+    if len(blocks[0]) == 1 and _heading_level(blocks[0][0]) == 1:
+        return _articles(blocks)
     if len(blocks) == 1:
         return blocks[0]
     return ["\n".join(block) for block in blocks]
 
 
-def _articles(lines: Iterable[str]) -> list[str]:
+def _articles(blocks: Iterable[Sequence[str]]) -> list[str]:
     articles: list[list[str]] = []
-    for line in lines:
-        level = _heading_level(line)
-        if level == 1:
+    for block in blocks:
+        # A title stands alone; formulas inside a paragraph can look like one.
+        if len(block) == 1 and _heading_level(block[0]) == 1:
             articles.append([])
-        elif level == 0:
-            articles[-1].append(line)
+        else:
+            articles[-1].extend(line for line in block if _heading_level(line) < 2)
     return ["\n".join(article) for article in articles if article]
 
 
