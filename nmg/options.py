@@ -198,13 +198,13 @@ def flatten(config: Any) -> dict[str, Any]:
     """Every setting by name, as YAML can hold it."""
     return {
         leaf.name: _plain(getattr(getattr(config, leaf.part), leaf.name))
-        for leaf in leaves(type(config)).values()
+        for leaf in leaves(config.__class__).values()
     }
 
 
 def differences(config: Any) -> dict[str, Any]:
     """The settings that differ from the defaults."""
-    known = leaves(type(config))
+    known = leaves(config.__class__)
     return {k: v for k, v in flatten(config).items() if v != _plain(known[k].default)}
 
 

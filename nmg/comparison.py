@@ -1,0 +1,199 @@
+"""The one table of a comparison: every masking, every metric, the paired difference, a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nmg.statistics import Comparison, compare
+
+RANDOM = "random"
+"""The masking that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One masking.
+
+    Attributes:
+        name: as the user knows it.
+        means: of every metric over the pairs.
+        deviations: standard deviation of every metric over the pairs; nan for a single pair.
+        versus: paired difference of the headline metric to random; ``None`` for random itself.
+    """
+
+    name: str
+    means: Mapping[str, float]
+    deviations: Mapping[str, float]
+    versus: Comparison | None
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """Maskings compared over the same pairs (seeds or episodes).
+
+    Attributes:
+        headline: metric that the verdict is about.
+        metrics: all metrics, the headline first.
+        higher_is_better: direction of the headline.
+        pairs: how many, and of what: ``(5, "seeds")``.
+        rows: one per masking, in the order given.
+        scores: masking -> one dict of metrics per pair.
+    """
+
+    headline: str
+    metrics: tuple[str, ...]
+    higher_is_better: bool
+    pairs: tuple[int, str]
+    rows: tuple[Row, ...]
+    scores: Mapping[str, Sequence[Mapping[str, float]]] = field(repr=False)
+
+
+def tabulate(
+    scores: Mapping[str, Sequence[Mapping[str, float]]],
+    *,
+    headline: str,
+    higher_is_better: bool,
+    unit: str = "seeds",
+) -> ComparisonTable:
+    """Compare every masking with ``random`` on the headline metric.
+
+    Args:
+        scores: masking -> one dict of metrics per pair; pairs share their index.
+        headline: a metric of all of them.
+        higher_is_better: its direction.
+        unit: what a pair is.
+
+    Raises:
+        ValueError: if random is missing or the maskings have different numbers of pairs.
+    """
+    if RANDOM not in scores:
+        raise ValueError("A comparison needs scores of `random` masking to compare with.")
+    reference = [pair[headline] for pair in scores[RANDOM]]
+    rows = []
+    for name, pairs in scores.items():
+        values = [pair[headline] for pair in pairs]
+        versus = (
+            None
+            if name == RANDOM
+            else compare(values, reference, higher_is_better=higher_is_better)
+        )
+        columns = {metric: np.array([pair[metric] for pair in pairs]) for metric in pairs[0]}
+        rows.append(
+            Row(
+                name,
+                {metric: float(column.mean()) for metric, column in columns.items()},
+                {
+                    metric: float(column.std(ddof=1)) if len(column) > 1 else math.nan
+                    for metric, column in columns.items()
+                },
+                versus,
+            )
+        )
+    others = [metric for metric in scores[RANDOM][0] if metric != headline]
+    return ComparisonTable(
+        headline, (headline, *others), higher_is_better, (len(reference), unit), tuple(rows), scores
+    )
+
+
+def cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table as text, for the terminal and the report alike."""
+    header = [
+        "masking",
+        *(metric_label(table, metric) for metric in table.metrics),
+        f"{table.headline} - random [95%]",
+        "verdict",
+    ]
+    return header, [_row_cells(table, row) for row in table.rows]
+
+
+def metric_label(table: ComparisonTable, metric: str) -> str:
+    return metric if table.pairs[0] < 2 else f"{metric} ± sd"
+
+
+def _row_cells(table: ComparisonTable, row: Row) -> list[str]:
+    values = [
+        number(row.means[metric], row.deviations[metric]) if metric in row.means else ""
+        for metric in table.metrics
+    ]
+    if row.versus is None:
+        return [row.name, *values, "", "the reference"]
+    versus, digits = row.versus, _digits(row.means[table.headline])
+    interval = f"{versus.difference:+.{digits}f} "
+    if math.isinf(versus.low):
+        interval += "[one pair: no interval]"
+    else:
+        interval += f"[{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
+    return [row.name, *values, interval, versus.verdict]
+
+
+def _digits(mean: float) -> int:
+    """Two decimals for percentages, three for likelihoods and shares."""
+    return 2 if abs(mean) >= 10 else 3
+
+
+def number(mean: float, deviation: float) -> str:
+    """``71.25 ± 0.84``."""
+    digits = _digits(mean)
+    text = f"{mean:.{digits}f}"
+    return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
+
+
+def as_text(table: ComparisonTable) -> str:
+    """The table for a terminal, and the line that says how to read it."""
+    header, rows = cells(table)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, ["-" * width for width in widths], *rows]
+    ]
+    return "\n".join([*lines, "", reading(table)])
+
+
+def reading(table: ComparisonTable) -> str:
+    """How to read the table, in one paragraph."""
+    pairs, unit = table.pairs
+    direction = "higher" if table.higher_is_better else "lower"
+    return (
+        f"{pairs} {unit}, the same for every masking; sd over {unit}. "
+        f"Differences are paired, with Student's 95% interval; {direction} {table.headline} is "
+        "better. A verdict needs an interval that leaves zero out; each is wrong at most 5% of "
+        "the time by itself, so expect one false alarm in twenty rows."
+    )
+
+
+def as_json(table: ComparisonTable) -> dict[str, Any]:
+    """Everything in the table and behind it; infinite bounds (one pair) become null."""
+    rows = []
+    for row in table.rows:
+        versus = asdict(row.versus) if row.versus else None
+        rows.append(
+            _finite(
+                {
+                    "masking": row.name,
+                    "means": dict(row.means),
+                    "deviations": dict(row.deviations),
+                    "versus_random": versus,
+                    "scores": [dict(pair) for pair in table.scores[row.name]],
+                }
+            )
+        )
+    return {
+        "headline": table.headline,
+        "higher_is_better": table.higher_is_better,
+        "pairs": table.pairs[0],
+        "unit": table.pairs[1],
+        "rows": rows,
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

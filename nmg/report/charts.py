@@ -1,0 +1,173 @@
+"""Charts as inline SVG, drawn here so that a report is one file that needs nothing to be read.
+
+Colours are CSS classes of the page (``s0``, ``s1``, ...), so charts follow its light or dark look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+from nmg.comparison import ComparisonTable
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760, 64, 16, 14, 44
+SERIES = 6
+"""Colours the page knows."""
+
+
+def line_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    height: int = 280,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Lines over a shared x axis, with a legend.
+
+    Args:
+        series: name -> (x, y) points in the order of x; points that are not finite are left out.
+        x_label: under the axis.
+        y_label: above the axis.
+        height: of the picture, in pixels.
+        marks: x positions to mark with a vertical line and a word.
+    """
+    series = {
+        name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()
+    }
+    flat = [point for points in series.values() for point in points]
+    if not flat:
+        return ""
+    x_ticks = ticks(min(x for x, _ in flat), max(x for x, _ in flat), 8)
+    y_ticks = ticks(min(y for _, y in flat), max(y for _, y in flat), 5)
+    x_of = _scale(x_ticks, LEFT, WIDTH - RIGHT)
+    y_of = _scale(y_ticks, height - BOTTOM, TOP + 18)
+    parts = [_grid(x_ticks, y_ticks, x_of, y_of, height), _axis_labels(x_label, y_label, height)]
+    for x, word in marks:
+        parts.append(
+            f'<line class="mark" x1="{x_of(x):.1f}" x2="{x_of(x):.1f}" y1="{TOP + 18}" '
+            f'y2="{height - BOTTOM}"/><text class="tick" x="{x_of(x) + 4:.1f}" y="{TOP + 28}">'
+            f"{escape(word)}</text>"
+        )
+    for number, points in enumerate(series.values()):
+        colour = f"s{number % SERIES}"
+        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
+        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+        parts += [
+            f'<circle class="dot {colour}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.5"/>'
+            for x, y in (points if len(points) <= 60 else points[-1:])
+        ]
+    return _svg(parts + _legend(list(series)), height)
+
+
+def interval_chart(table: ComparisonTable) -> str:
+    """Paired differences to random with their intervals, one line a masking; dots are the pairs."""
+    rows = [row for row in table.rows if row.versus is not None]
+    if not rows:
+        return ""
+    reference = [pair[table.headline] for pair in table.scores["random"]]
+    differences = {
+        row.name: [
+            pair[table.headline] - other
+            for pair, other in zip(table.scores[row.name], reference, strict=True)
+        ]
+        for row in rows
+    }
+    spread = [value for values in differences.values() for value in values]
+    for row in rows:
+        assert row.versus is not None
+        spread += [v for v in (row.versus.low, row.versus.high) if math.isfinite(v)]
+    x_ticks = ticks(min([0.0, *spread]), max([0.0, *spread]), 7)
+    step, left = 34, 150
+    height = TOP + step * len(rows) + BOTTOM
+    x_of = _scale(x_ticks, left, WIDTH - RIGHT)
+    parts = [_grid(x_ticks, [], x_of, x_of, height)]
+    parts.append(_vertical("zero", x_of(0.0), TOP, height - BOTTOM))
+    for number, row in enumerate(rows):
+        assert row.versus is not None
+        y = TOP + step * (number + 0.5)
+        style = {"better": "good", "worse": "bad"}.get(row.versus.verdict, "flat")
+        parts.append(
+            f'<text class="name" x="{left - 12}" y="{y + 4:.1f}">{escape(row.name)}</text>'
+        )
+        parts += [
+            f'<circle class="pair" cx="{x_of(value):.1f}" cy="{y + 8:.1f}" r="2"/>'
+            for value in differences[row.name]
+        ]
+        if math.isfinite(row.versus.low):
+            parts.append(
+                f'<line class="interval {style}" x1="{x_of(row.versus.low):.1f}" '
+                f'x2="{x_of(row.versus.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+        x = x_of(row.versus.difference)
+        parts.append(f'<circle class="mean {style}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+    better = "right is better" if table.higher_is_better else "left is better"
+    label = f"difference in {table.headline} to random masking, per pair ({better})"
+    parts.append(_axis_labels(label, "", height))
+    return _svg(parts, height)
+
+
+def ticks(low: float, high: float, wanted: int) -> list[float]:
+    """Round values that span ``low`` to ``high``, about ``wanted`` of them."""
+    if high - low < 1e-12:
+        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+    low, high = values[0], values[-1]
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _grid(
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    x_of: Callable[[float], float],
+    y_of: Callable[[float], float],
+    height: int,
+) -> str:
+    parts = []
+    for value in x_ticks:
+        x = x_of(value)
+        parts.append(_vertical("grid", x, TOP + (18 if y_ticks else 0), height - BOTTOM))
+        parts.append(
+            f'<text class="tick mid" x="{x:.1f}" y="{height - BOTTOM + 16}">{value:g}</text>'
+        )
+    for value in y_ticks:
+        y = y_of(value)
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick end" x="{LEFT - 8}" y="{y + 4:.1f}">{value:g}</text>'
+        )
+    return "".join(parts)
+
+
+def _vertical(style: str, x: float, top: float, bottom: float) -> str:
+    return f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+
+
+def _axis_labels(x_label: str, y_label: str, height: int) -> str:
+    return (
+        f'<text class="label mid" x="{WIDTH / 2}" y="{height - 8}">{escape(x_label)}</text>'
+        f'<text class="label" x="8" y="{TOP + 4}">{escape(y_label)}</text>'
+    )
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    parts, x = [], float(WIDTH - RIGHT)
+    for number, name in reversed(list(enumerate(names))):
+        x -= 7.2 * len(name) + 34
+        parts.append(
+            f'<line class="line s{number % SERIES}" x1="{x:.1f}" x2="{x + 18:.1f}" y1="{TOP}" '
+            f'y2="{TOP}"/><text class="tick" x="{x + 23:.1f}" y="{TOP + 4}">{escape(name)}</text>'
+        )
+    return parts
+
+
+def _svg(parts: Sequence[str], height: int) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'

@@ -1,0 +1,88 @@
+"""The comparison table and the report: right numbers, one file, nothing fetched, text escaped."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from nmg.comparison import as_json, as_text, tabulate
+from nmg.report.charts import interval_chart, line_chart, ticks
+from nmg.report.page import Section, comparison_sections, settings_section, write_report
+
+
+def table(pairs: int = 5):
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=pairs)
+    scores = {
+        name: [{"f1": 70 + lift + n + 0.1 * rng.normal(), "nll": 1.0} for n in noise]
+        for name, lift in (("policy <neural>", 2.0), ("random", 0.0), ("none", -2.0), ("idf", 0.02))
+    }
+    return tabulate(scores, headline="f1", higher_is_better=True)
+
+
+def test_every_masking_gets_a_verdict_against_random():
+    verdicts = {row.name: row.versus and row.versus.verdict for row in table().rows}
+    assert verdicts == {
+        "policy <neural>": "better",
+        "random": None,
+        "none": "worse",
+        "idf": "no detectable difference",
+    }
+
+
+def test_the_printed_table_names_every_metric_and_says_how_to_read_it():
+    text = as_text(table())
+    for word in ("f1 ± sd", "nll ± sd", "better", "the reference", "5 seeds", "higher f1"):
+        assert word in text
+    assert "no interval" in as_text(table(1))
+
+
+def test_json_has_every_score_and_no_infinities():
+    values = json.loads(json.dumps(as_json(table(1)), allow_nan=False))
+    assert [row["masking"] for row in values["rows"]][1] == "random"
+    assert values["rows"][0]["versus_random"]["low"] is None
+    assert len(values["rows"][0]["scores"]) == 1
+
+
+def test_a_comparison_without_random_is_refused():
+    with pytest.raises(ValueError, match="random"):
+        tabulate({"idf": [{"f1": 1.0}]}, headline="f1", higher_is_better=True)
+
+
+def test_the_report_is_one_file_with_escaped_text(tmp_path):
+    path = tmp_path / "report.html"
+    curve = line_chart({"policy": [(0, 0.1), (1, 0.3)], "random": [(0, 0.1), (1, 0.1)]}, "x", "y")
+    write_report(
+        path,
+        "A <report>",
+        "What was found.",
+        {"episodes": 3},
+        [
+            *comparison_sections(table(), "Test scores"),
+            Section("Curve", chart=curve),
+            settings_section("Settings", {"budget": 0.05}),
+        ],
+    )
+    page = path.read_text()
+    assert "A &lt;report&gt;" in page
+    assert "<neural>" not in page
+    assert not re.search(r"(src|href)=", page)
+    assert page.count("<svg") == 2
+    assert 'class="better"' in page
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_charts_are_well_formed_and_empty_ones_are_nothing():
+    ET.fromstring(interval_chart(table()))
+    ET.fromstring(line_chart({"a & b": [(0, 1.0), (1, float("nan"))]}, "x", "y", marks=[(0, "<")]))
+    assert line_chart({"a": []}, "x", "y") == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 0.4), (17, 17), (0, 0), (1e-4, 3e-4)])
+def test_ticks_span_the_data(low, high):
+    values = ticks(low, high, 5)
+    assert values[0] <= low
+    assert values[-1] >= high
+    assert 2 <= len(values) <= 9
