@@ -1,0 +1,199 @@
+"""The world of real text: contexts and labelled examples of one training file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.adaptation.jobs import Feature, Task
+from envs.text.corpus import build_corpus
+from envs.text.examples import QuestionExample, TextExample, example_text
+from envs.world import Deal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def example_stratum(example: Any) -> str:
+    """What a sample should hold in proportion: the label, or the article."""
+    if isinstance(example, TextExample):
+        return example.label
+    return example.title if isinstance(example, QuestionExample) else ""
+
+
+class TextWorld:
+    """Deals contexts of a training file, its examples, and a fixed held-out part to score on.
+
+    The texts of the examples are the documents. A fixed share of them, the same in each stratum
+    (label or article), is held out: their examples are the score set, and they are never masked.
+    An episode samples contexts from the rest and fine-tunes on the examples of just these
+    (Kang et al. 2020), unless there are documents of another origin or a fixed labelled subset.
+
+    Args:
+        task: makes features of the examples.
+        examples: of the training file; nothing else may choose a policy.
+        tokenizer: cuts the documents into contexts.
+        documents: mask these instead of the texts of the examples (an unlabelled domain corpus);
+            fine-tuning examples then are any of those not held out.
+        window: content tokens of a context.
+        contexts_per_episode: B; fewer only if the corpus has fewer.
+        examples_per_episode: fine-tuning examples of an episode at most; ``None`` for no limit.
+        score_examples: examples of the score set at most, in proportion to the strata; ``None``
+            for all that are held out, as in the paper.
+        held_out: share of the texts to score on.
+        labelled: fine-tune on a fixed, stratified subset of this size, in every episode the same.
+        split_seed: draws what is held out and labelled; it is not the seed of a run.
+        text: the text of an example.
+        stratum: the stratum of an example.
+
+    Attributes:
+        corpus: the contexts; a context id is an index into it.
+        examples: those not held out.
+        score_examples: those held out, after the cap.
+
+    Raises:
+        ValueError: if there are fewer than two different texts, or a size is out of range.
+        EmptyCorpusError: if no document has a token.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        examples: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        documents: Iterable[str] | None = None,
+        window: int = 510,
+        contexts_per_episode: int = 200,
+        examples_per_episode: int | None = 1000,
+        score_examples: int | None = None,
+        held_out: float = 0.1,
+        labelled: int | None = None,
+        split_seed: int = 0,
+        text: Callable[[Any], str] = example_text,
+        stratum: Callable[[Any], str] = example_stratum,
+    ) -> None:
+        _check_sizes(
+            window=window,
+            contexts_per_episode=contexts_per_episode,
+            examples_per_episode=examples_per_episode,
+            score_examples=score_examples,
+            labelled=labelled,
+        )
+        self.task = task
+        self.tokenizer = tokenizer
+        self.max_length = window + tokenizer.num_special_tokens_to_add()
+        self.vocab_size = len(tokenizer)
+        self.examples_per_episode = examples_per_episode
+
+        rng = np.random.default_rng(split_seed)
+        texts = [text(example) for example in examples]
+        strata = [stratum(example) for example in examples]
+        held = held_out_texts(texts, strata, held_out, rng)
+        inside = [i for i, name in enumerate(texts) if name in held]
+        if score_examples is not None:
+            chosen = stratified_sample([strata[i] for i in inside], score_examples, rng)
+            inside = [inside[c] for c in chosen]
+        outside = [i for i, name in enumerate(texts) if name not in held]
+        self.score_examples = [examples[i] for i in inside]
+        self.examples = [examples[i] for i in outside]
+
+        self._fixed: np.ndarray | None = None
+        """Examples (indices) that every episode may fine-tune on; ``None``: those of its texts."""
+        if labelled is not None:
+            sample = stratified_sample([strata[i] for i in outside], labelled, rng)
+            self._fixed = np.array(sample)
+            self.examples_per_episode = None
+        elif documents is not None:
+            self._fixed = np.arange(len(outside))
+
+        self._of_text: dict[str, list[int]] = defaultdict(list)
+        for number, i in enumerate(outside):
+            self._of_text[texts[i]].append(number)
+        own = list(self._of_text)
+        self.documents = own if documents is None else [d for d in documents if d not in held]
+        self.corpus = build_corpus(self.documents, tokenizer, window)
+        self.contexts_per_episode = min(contexts_per_episode, len(self.corpus))
+        self._features: dict[int, list[Feature]] = {}
+
+    def deal(self, seed: np.random.SeedSequence) -> Deal:
+        """Sample contexts, then fine-tuning examples; the score set is always the same."""
+        rng = np.random.default_rng(seed)
+        ids = rng.choice(len(self.corpus), self.contexts_per_episode, replace=False)
+        contexts = [self.corpus[i] for i in ids]
+        pool = self._fixed
+        if pool is None:
+            sampled = sorted({context.document for context in contexts})
+            pool = np.concatenate([self._of_text[self.documents[d]] for d in sampled])
+        limit = self.examples_per_episode
+        if limit is not None and limit < len(pool):
+            pool = np.sort(rng.choice(pool, limit, replace=False))
+        return Deal(
+            contexts=contexts,
+            context_ids=ids.astype(np.int32),
+            train=self._training_features(pool.tolist()),
+            score=self._score_features,
+        )
+
+    @cached_property
+    def _score_features(self) -> list[Feature]:
+        return self.task.features(self.score_examples, training=False)
+
+    def _training_features(self, numbers: Sequence[int]) -> list[Feature]:
+        """Features of some examples; each example is tokenized once, when first dealt."""
+        missing = [number for number in numbers if number not in self._features]
+        if missing:
+            place = {id(self.examples[number]): number for number in missing}
+            self._features.update((number, []) for number in missing)
+            examples = [self.examples[number] for number in missing]
+            for feature in self.task.features(examples, training=True):
+                self._features[place[id(feature.example)]].append(feature)
+        return [feature for number in numbers for feature in self._features[number]]
+
+
+def held_out_texts(
+    texts: Sequence[str], strata: Sequence[str], share: float, rng: np.random.Generator
+) -> set[str]:
+    """A stratified share of the different texts, at least one, never all.
+
+    Raises:
+        ValueError: if there are fewer than two different texts, or the share is not between 0
+            and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"held_out is {share}; it is a share, above 0 and below 1.")
+    stratum_of = dict(zip(texts, strata, strict=True))
+    unique = list(stratum_of)
+    if len(unique) < 2:
+        raise ValueError(
+            f"The training examples have {len(unique)} different text(s); at least two are needed, "
+            "one to mask and one to score on."
+        )
+    count = min(max(1, round(share * len(unique))), len(unique) - 1)
+    return {unique[i] for i in stratified_sample(list(stratum_of.values()), count, rng)}
+
+
+def stratified_sample(strata: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:
+    """Indices, in order, of ``count`` items (or all there are), in proportion to the strata.
+
+    Every item has nearly the same chance; a stratum's share is off by less than one item.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, stratum in enumerate(strata):
+        members[stratum].append(index)
+    rank = np.empty(len(strata))
+    for indices in members.values():
+        # Evenly spaced ranks with a random start: taking the lowest takes the same share of each.
+        order = rng.permutation(len(indices))
+        rank[indices] = (order + rng.random()) / len(indices)
+    return sorted(np.argsort(rank, kind="stable")[:count].tolist())
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1.")
