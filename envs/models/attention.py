@@ -87,6 +87,8 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rate = dropout if module.training else 0.0
     if layout is None:
+        if len(query) > 1:
+            raise ValueError("Packed attention takes one row of sequences and their layout.")
         layout = PackedLayout([query.shape[2]])
     if layout.equal:
         return _equal(query, key, value, scale, rate, layout), None

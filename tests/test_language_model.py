@@ -1,0 +1,223 @@
+"""The fast path against the plain one: the same states, losses and gradients, without padding."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn import functional as F
+
+from envs.models.attention import FastDropout, fast_dropout
+from envs.models.language_model import LanguageModel
+from envs.models.loading import ModelNotFoundError, load_language_model
+from envs.models.states import TokenStates
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+PACKING = {
+    "Bert": {},
+    "Albert": {"embedding_size": 16},
+    "Electra": {"embedding_size": 16},
+    "Roberta": {"pad_token_id": 1},
+    "XLMRoberta": {"pad_token_id": 1},
+    "Camembert": {"pad_token_id": 1},
+    "Data2VecText": {"pad_token_id": 1},
+    "Ernie": {},
+    "ModernBert": {
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+}
+PADDED = {
+    "DebertaV2": {},
+    "ConvBert": {},
+    "MPNet": {},
+    "FNet": {},
+    "RoFormer": {"embedding_size": 32},
+    "BigBird": {"attention_type": "original_full"},
+}
+LENGTHS = (9, 17, 4, 30)
+
+
+def build(architecture: str, tokenizer, **options) -> tuple[LanguageModel, torch.nn.Module]:
+    """The same weights twice: as our language model and as the library's, untouched."""
+    config_class = getattr(transformers, f"{architecture}Config")
+    common = {} if architecture == "DistilBert" else SMALL
+    quiet = {"dropout": 0.0, "attention_dropout": 0.0} if architecture == "DistilBert" else {}
+    config = config_class(**common, **quiet, **options, vocab_size=len(tokenizer))
+    if config.pad_token_id is None:
+        config.pad_token_id = 0
+    torch.manual_seed(0)
+    model = transformers.AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+    # A copy of the configuration: the attention in use is written into it.
+    config = copy.deepcopy(config)
+    plain = transformers.AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+    plain.load_state_dict(model.state_dict())
+    plain.tie_weights()
+    return LanguageModel(architecture, model, tokenizer), plain.train()
+
+
+def batch(vocab_size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(5, vocab_size, n) for n in LENGTHS]
+    labels = [
+        np.where(rng.random(n) < 0.3, s, -100) for n, s in zip(LENGTHS, sequences, strict=True)
+    ]
+    return sequences, labels
+
+
+def plain_loss(plain, sequences, labels) -> torch.Tensor:
+    """What a user of the library writes: pad, attend with a mask, labels everywhere."""
+    shape = (len(sequences), max(LENGTHS))
+    ids = torch.full(shape, plain.config.pad_token_id)
+    target, real = torch.full(shape, -100), torch.zeros(shape, dtype=torch.long)
+    for row, (sequence, label) in enumerate(zip(sequences, labels, strict=True)):
+        ids[row, : len(sequence)] = torch.from_numpy(sequence)
+        target[row, : len(sequence)] = torch.from_numpy(label)
+        real[row, : len(sequence)] = 1
+    return plain(input_ids=ids, attention_mask=real, labels=target).loss
+
+
+def our_loss(lm, sequences, labels) -> torch.Tensor:
+    label_T = np.concatenate(labels)
+    positions = np.flatnonzero(label_T != -100)
+    logits_MV = lm.masked_logits(sequences, positions)
+    return F.cross_entropy(logits_MV, torch.from_numpy(label_T[positions]))
+
+
+@pytest.mark.parametrize("architecture", [*PACKING, *PADDED])
+def test_loss_and_gradients_equal_the_library_s(architecture, tiny_tokenizer) -> None:
+    lm, plain = build(architecture, tiny_tokenizer, **{**PACKING, **PADDED}[architecture])
+    assert lm.packs == (architecture in PACKING)
+    assert lm.sparse_head
+    lm.model.train()
+    sequences, labels = batch(len(tiny_tokenizer))
+
+    expected, got = plain_loss(plain, sequences, labels), our_loss(lm, sequences, labels)
+    expected.backward()
+    got.backward()
+
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+    ours = dict(lm.model.named_parameters())
+    for name, parameter in plain.named_parameters():
+        if parameter.grad is None:
+            continue
+        # The plain path also passes a gradient to [PAD]'s embedding or not, by library: skip it.
+        a, b = parameter.grad.clone(), ours[name].grad.clone()
+        if "word_embeddings" in name or "tok_embeddings" in name:
+            a[plain.config.pad_token_id] = b[plain.config.pad_token_id] = 0
+        assert torch.linalg.norm(a - b) <= 1e-5 * torch.linalg.norm(a) + 1e-7, name
+
+
+def test_many_short_sequences_are_attended_as_one_block(tiny_tokenizer) -> None:
+    lm, plain = build("Bert", tiny_tokenizer)
+    sequences = [np.arange(5, 5 + n) for n in (3, 8, 2, 5, 8)]
+    lm.model.eval()
+    plain.eval()
+    with torch.no_grad():
+        got = lm.hidden_states(sequences)
+        alone = torch.cat([plain.bert(torch.from_numpy(s)[None])[0][0] for s in sequences])
+    torch.testing.assert_close(got, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_token_types_reach_the_model(tiny_tokenizer) -> None:
+    lm, plain = build("Bert", tiny_tokenizer)
+    sequences = [np.arange(5, 15), np.arange(5, 9)]
+    types = [np.arange(10) // 5, np.zeros(4, dtype=np.int8)]
+    lm.model.eval()
+    plain.eval()
+    with torch.no_grad():
+        got = lm.hidden_states(sequences, types)
+        expected = plain.bert(
+            torch.from_numpy(sequences[0])[None], token_type_ids=torch.from_numpy(types[0])[None]
+        )[0][0]
+    torch.testing.assert_close(got[:10], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_restore_puts_every_weight_back(tiny_masked_lm, tiny_tokenizer) -> None:
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    before, print_before = lm.snapshot(), lm.fingerprint
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.add_(1.0)
+    assert lm.fingerprint != print_before
+    lm.restore(before)
+    assert lm.fingerprint == print_before
+    assert torch.equal(next(lm.model.parameters()).reshape(-1), before[: 32 * lm.vocab_size])
+
+
+def test_saved_model_loads_the_same_from_its_folder(
+    tmp_path, tiny_masked_lm, tiny_tokenizer
+) -> None:
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    lm.save(tmp_path / "lm")
+    again = load_language_model(str(tmp_path / "lm"))
+    assert again.fingerprint == lm.fingerprint
+    assert again.packs
+
+
+def test_dropout_keeps_its_rate_its_mean_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1001, requires_grad=True)
+    y = fast_dropout(x, 0.1)
+    y.sum().backward()
+    dropped = (y == 0).float().mean().item()
+    assert dropped == pytest.approx(0.1, abs=0.002)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.002)
+    assert torch.equal(x.grad, y.detach())  # ones in: the same elements survive, scaled the same
+    layer = FastDropout(0.5).eval()
+    assert torch.equal(layer(x), x)
+
+
+def test_states_are_cached_by_context_and_padded_with_zeros(tiny_masked_lm, tiny_tokenizer) -> None:
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    provider = TokenStates(lm)
+    ids = np.array([[5, 6, 7, 0], [8, 9, 0, 0]], dtype=np.int32)
+    real = (ids > 0).astype(np.int8)
+    first = provider(ids, real, np.array([3, 4]))
+    assert first.shape == (2, 4, 64)
+    assert provider.width == 64
+    assert not first[1, 2:].any()
+    np.testing.assert_allclose(first[0, :3, :32], lm.embeddings(ids[0, :3]).detach().numpy())
+    with torch.no_grad():
+        lm.flat.zero_()
+    np.testing.assert_array_equal(provider(ids, real, np.array([3, 4])), first)
+    provider.forget()
+    assert not np.array_equal(provider(ids, real, np.array([3, 4])), first)
+
+
+def test_a_folder_without_tokenizer_or_safetensors_is_refused(tmp_path, tiny_masked_lm) -> None:
+    tiny_masked_lm.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="has no tokenizer"):
+        load_language_model(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny_masked_lm.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors"):
+        load_language_model(str(tmp_path))
+
+
+def test_a_model_without_a_masked_lm_head_is_refused(tmp_path, tiny_tokenizer) -> None:
+    config = transformers.GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="gpt2 model, for which transformers has no masked-LM"):
+        load_language_model(str(tmp_path))
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ModelNotFoundError, match="no language model 'no/such-model'"):
+        load_language_model("no/such-model")

@@ -1,0 +1,182 @@
+"""Score jobs are pure, and their training is the library's own, step by step."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from envs.adaptation.executor import SerialExecutor
+from envs.adaptation.jobs import AdaptationSettings, Feature, ScoreJob
+from envs.adaptation.scorer import Scorer
+from envs.models.language_model import LanguageModel
+from envs.text.corpus import build_corpus
+from tests.conftest import SENTENCES
+
+SETTINGS = AdaptationSettings(
+    pretrain_epochs=2,
+    pretrain_batch=3,
+    pretrain_lr=1e-3,
+    finetune_epochs=3,
+    finetune_batch=4,
+    finetune_lr=5e-3,
+    finetune_seeds=2,
+)
+
+
+class IsQuestion:
+    """A toy task: does the text hold a question mark?"""
+
+    name = "toy"
+    headline = "accuracy"
+
+    def head(self, width):
+        return torch.nn.Linear(width, 2)
+
+    def _first(self, hidden_TD, lengths):
+        return hidden_TD[torch.from_numpy(np.cumsum([0, *lengths[:-1]]))]
+
+    def loss(self, head, hidden_TD, lengths, features):
+        target = torch.tensor([f.target[0] for f in features])
+        return torch.nn.functional.cross_entropy(head(self._first(hidden_TD, lengths)), target)
+
+    def predict(self, head, hidden_TD, lengths, features):
+        return list(head(self._first(hidden_TD, lengths)).numpy())
+
+    def evaluate(self, features, outputs):
+        logits = torch.from_numpy(np.stack(outputs))
+        target = torch.tensor([f.target[0] for f in features])
+        return {
+            "accuracy": 100 * (logits.argmax(1) == target).float().mean().item(),
+            "nll": torch.nn.functional.cross_entropy(logits, target).item(),
+        }
+
+
+@pytest.fixture
+def lm(tiny_masked_lm, tiny_tokenizer) -> LanguageModel:
+    return LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+
+
+@pytest.fixture
+def job(tiny_tokenizer) -> ScoreJob:
+    corpus = build_corpus(SENTENCES, tiny_tokenizer, 64)
+    rng = np.random.default_rng(0)
+    masks = [(rng.random(len(c)) < 0.2) & c.maskable for c in corpus]
+    features = [
+        Feature(c.input_ids, np.zeros(len(c), np.int8), (int("?" in text),), None)
+        for c, text in zip(corpus, SENTENCES, strict=True)
+    ]
+    return ScoreJob(corpus.contexts, masks, features[:5], features[5:], SETTINGS, seed=3)
+
+
+def test_the_same_job_gives_the_same_score_whatever_ran_before(lm, job) -> None:
+    scorer = Scorer(lm, IsQuestion())
+    first = scorer(job)
+    scorer(replace(job, seed=4))
+    scorer(replace(job, masks=None))
+    assert scorer(job) == first
+    assert len(first.per_seed) == 2
+    assert first.metrics["nll"] == pytest.approx(np.mean([s["nll"] for s in first.per_seed]))
+
+
+def test_masks_and_seed_change_the_score(lm, job) -> None:
+    scorer = Scorer(lm, IsQuestion())
+    other = [c.maskable & ~mask for c, mask in zip(job.contexts, job.masks, strict=True)]
+    scores = [
+        scorer(j).metrics["nll"]
+        for j in (job, replace(job, seed=4), replace(job, masks=other), replace(job, masks=None))
+    ]
+    assert len(set(scores)) == 4
+
+
+def test_no_generator_of_the_user_is_touched(lm, job) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    Scorer(lm, IsQuestion())(job)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_keys_are_equal_just_for_equal_jobs(job) -> None:
+    assert replace(job).key == job.key
+    moved = [np.roll(mask, 1) for mask in job.masks]
+    for other in (
+        replace(job, seed=9),
+        replace(job, masks=moved),
+        replace(job, masks=None),
+        replace(job, train=job.train[1:]),
+        replace(job, score=job.score[1:]),
+        replace(job, weights="other"),
+        replace(job, settings=replace(SETTINGS, pretrain_lr=2e-3)),
+    ):
+        assert other.key != job.key
+
+
+def test_training_steps_are_those_of_a_plain_loop(lm, job, tiny_masked_lm) -> None:
+    """One epoch of further pre-training against a loop over the library's own model and loss."""
+    for module in lm.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    settings = replace(
+        SETTINGS, corruption="mask", pretrain_epochs=1, pretrain_batch=len(job.contexts)
+    )
+    config = copy.deepcopy(lm.model.config)
+    plain = type(tiny_masked_lm)._from_config(config, attn_implementation="eager")
+    plain.load_state_dict(lm.model.state_dict())
+    plain.tie_weights()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    once = replace(job, settings=settings, keep_weights=True)
+    scorer = Scorer(lm, IsQuestion())
+    score = scorer(once)
+
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=settings.pretrain_lr, weight_decay=0.0)
+    width = max(len(c) for c in job.contexts)
+    ids = torch.zeros(len(job.contexts), width, dtype=torch.long)
+    labels, real = torch.full_like(ids, -100), torch.zeros_like(ids)
+    for row, (context, mask) in enumerate(zip(job.contexts, job.masks, strict=True)):
+        n = len(context)
+        ids[row, :n] = torch.from_numpy(np.where(mask, lm.mask_token_id, context.input_ids))
+        labels[row, :n] = torch.from_numpy(np.where(mask, context.input_ids, -100))
+        real[row, :n] = 1
+    plain.train()
+    loss = plain(input_ids=ids, attention_mask=real, labels=labels).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), settings.clip)
+    optimizer.step()
+
+    assert score.pretrain_loss[0] == pytest.approx(loss.item(), rel=1e-5)
+    lm.restore(scorer.weights[once.key])
+    ours = dict(lm.model.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_kept_weights_are_where_the_next_job_starts(lm, job) -> None:
+    scorer = Scorer(lm, IsQuestion())
+    kept = replace(job, keep_weights=True)
+    scorer(kept)
+    onward = replace(job, weights=kept.key, seed=5)
+    assert scorer(onward) != scorer(replace(job, seed=5))
+    with pytest.raises(KeyError, match="nowhere"):
+        scorer(replace(job, weights="nowhere"))
+
+
+def test_fine_tuning_learns_the_toy_task(lm, job) -> None:
+    settings = replace(SETTINGS, finetune_epochs=40, finetune_lr=1e-2)
+    longer = replace(job, settings=settings, score=job.train)
+    assert Scorer(lm, IsQuestion())(longer).metrics["accuracy"] == 100.0
+
+
+def test_the_executor_runs_each_job_once(job) -> None:
+    calls = []
+    executor = SerialExecutor(lambda j: calls.append(j.key) or len(calls))
+    assert executor.submit(job).result() == 1
+    assert executor.submit(replace(job)).result() == 1
+    assert executor.submit(replace(job, seed=8)).result() == 2
+    assert len(calls) == 2
