@@ -7,6 +7,9 @@ masks token i of a context with probability p_i = min(1, c w_t(i)), where c make
 context sum to its number of masks, and the weights w are fitted, by iterative proportional
 fitting, so that over the contexts the p_i of each type average to r_t. The policy's own masks
 fulfil both conditions, so both can be met at once.
+
+A type seen once has a rate of 0 or 1, which is its place as well: measured on the contexts it
+then masks, the control copies the policy there. Measure it on many contexts, or on others.
 """
 
 from __future__ import annotations

@@ -1,0 +1,242 @@
+"""A Hugging Face data collator that masks with any policy or strategy.
+
+    collator = MaskingCollator(tokenizer, "whole_word", budget=0.15)
+    Trainer(model, TrainingArguments(..., remove_unused_columns=False),
+            train_dataset=dataset, data_collator=collator)
+
+``remove_unused_columns=False`` keeps the columns ``text`` and ``word_ids``, which are no arguments
+of the model, for the collator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from agents.strategies import NoMask, make_strategy
+from agents.strategies.base import Batch
+from agents.strategies.schedules import Masks
+from agents.strategies.selection import highest, uniform_draws
+from envs.spaces import pad_contexts
+from envs.text.corpus import Context
+from envs.text.corruption import corrupt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LONGEST = 100_000
+"""Tokenizers without a limit of their own report astronomic ones."""
+
+
+class MaskingCollator:
+    """Makes masked-LM batches out of tokenized examples or raw texts, on the fly.
+
+    Each feature is a mapping with either ``text``, or ``input_ids`` and, as far as there are,
+    ``word_ids`` (-1 or None outside of words), ``attention_mask`` and ``special_tokens_mask``. The
+    words of a text are the fast tokenizer's own. Where only ids are given, they are decoded and
+    tokenized again; if that does not give the same ids (a window cut in the middle of a word), a
+    token starts a word where the decoded text has a space or passes between letters and other
+    characters.
+
+    Masks are new in every batch and reproducible: batch n is masked and corrupted from (seed, n).
+    In the workers of a ``DataLoader``, n counts the worker's batches, and the worker's number and
+    the loader's own seed of the epoch are added: seed torch to get the same masks again.
+
+    Args:
+        tokenizer: a fast tokenizer with a mask and a pad token.
+        policy: a learned policy, a strategy, or the name of one that needs the tokenizer at most.
+        budget: share of the real tokens of each example to mask, in (0, 1]; at least one token.
+        corruption: ``bert``: 80% mask token, 10% random token, 10% unchanged; ``mask``: all mask
+            tokens.
+        seed: of the masks and the corruption.
+        max_length: longer texts and id sequences are cut; ``None`` is the tokenizer's limit.
+        pad_to_multiple_of: widths of batches are multiples of it.
+        deterministic: handed to the policy's ``predict``.
+
+    Raises:
+        ValueError: if the tokenizer, the policy or the budget cannot be used.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        policy: Masks | str = "random",
+        budget: float = 0.05,
+        corruption: Literal["bert", "mask"] = "bert",
+        seed: int = 0,
+        *,
+        max_length: int | None = None,
+        pad_to_multiple_of: int = 1,
+        deterministic: bool = False,
+    ) -> None:
+        _check(tokenizer, budget, corruption)
+        if isinstance(policy, str):
+            policy = make_strategy(policy, tokenizer=tokenizer)
+        if isinstance(policy, NoMask):
+            raise ValueError(
+                "Nothing can be learned without masks: give a strategy other than none."
+            )
+        self.tokenizer, self.policy, self.budget = tokenizer, policy, budget
+        self.corruption, self.seed, self.deterministic = corruption, seed, deterministic
+        self.max_length = max_length or min(tokenizer.model_max_length, _LONGEST)
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self._special = sorted(set(tokenizer.all_special_ids))
+        self._batches = 0
+        self._numbers: dict[bytes, int] = {}
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad, mask and corrupt a batch.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels`` (-100 where nothing is to be
+            predicted), int64, each (B, L).
+        """
+        rng = self._generator()
+        contexts = [self._context(feature) for feature in features]
+        longest = max(map(len, contexts))
+        observation = pad_contexts(
+            contexts,
+            np.array([self._number(context) for context in contexts]),
+            length=-(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of,
+            pad_id=self.tokenizer.pad_token_id,
+            budget=self.budget,
+        )
+        input_ids, labels = corrupt(
+            observation["input_ids"],
+            self._mask(observation, rng),
+            mask_token_id=self.tokenizer.mask_token_id,
+            vocab_size=len(self.tokenizer),
+            special_ids=self._special,
+            rule=self.corruption,
+            rng=rng,
+        )
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": observation["attention_mask"],
+            "labels": labels,
+        }
+        return {name: torch.from_numpy(array.astype(np.int64)) for name, array in batch.items()}
+
+    def _generator(self) -> np.random.Generator:
+        worker, key = get_worker_info(), [self.seed, self._batches]
+        if worker is not None:
+            key += [worker.id, worker.seed - worker.id]
+        self._batches += 1
+        return np.random.default_rng(key)
+
+    def _mask(self, observation: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """The policy's mask, bool (B, L), without what it must not mask."""
+        if hasattr(self.policy, "seed"):
+            self.policy.seed(int(rng.integers(2**31)))
+        mask_BL, _ = self.policy.predict(observation, deterministic=self.deterministic)
+        chosen_BL = np.asarray(mask_BL, dtype=bool) & (observation["maskable"] > 0)
+        if not chosen_BL.any():
+            # Words longer than the budget can leave a small batch without any label, and the mean
+            # loss over nothing is NaN: one random token is better than a ruined run.
+            free = np.flatnonzero(observation["maskable"])
+            chosen_BL.ravel()[rng.permutation(free)[:1]] = True
+        within = Batch.of({**observation, "maskable": chosen_BL})
+        return highest(within, uniform_draws(within, rng))
+
+    def _number(self, context: Context) -> int:
+        """One number for one text, by which a learned policy may keep what it computed for it."""
+        digest = blake2b(context.input_ids.tobytes(), digest_size=8).digest()
+        return self._numbers.setdefault(digest, len(self._numbers))
+
+    def _context(self, feature: Mapping[str, Any]) -> Context:
+        if "input_ids" not in feature and "text" in feature:
+            return self._tokenized(feature["text"])
+        if "input_ids" not in feature:
+            raise ValueError(
+                f"A feature has the columns {sorted(feature)}; the collator needs input_ids or "
+                "text. With Trainer, set remove_unused_columns=False to keep the column text."
+            )
+        ids = np.asarray(feature["input_ids"], np.int32)
+        real = np.asarray(feature.get("attention_mask", np.ones(len(ids))), dtype=bool)
+        special = np.isin(ids, self._special)
+        if "special_tokens_mask" in feature:
+            special |= np.asarray(feature["special_tokens_mask"], dtype=bool)
+        if feature.get("word_ids") is not None:
+            words = _without_none(feature["word_ids"])
+        else:
+            words = guess_word_ids(ids, special | ~real, self.tokenizer)
+        kept = np.flatnonzero(real)[: self.max_length]
+        return Context(ids[kept], words[kept], ~special[kept] & (words[kept] >= 0))
+
+    def _tokenized(self, text: str) -> Context:
+        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length)
+        ids = np.asarray(encoded["input_ids"], np.int32)
+        words = _without_none(encoded.word_ids())
+        return Context(ids, words, ~np.isin(ids, self._special) & (words >= 0))
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, budget: float, corruption: str) -> None:
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, so it does not know its words; "
+            "load it with AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+    for part in ("mask", "pad"):
+        if getattr(tokenizer, f"{part}_token_id") is None:
+            raise ValueError(
+                f"The tokenizer has no {part} token; add one with "
+                f"tokenizer.add_special_tokens({{'{part}_token': '<{part}>'}})."
+            )
+    if not 0 < budget <= 1:
+        raise ValueError(f"budget is {budget}; it is a share of the tokens, in (0, 1].")
+    if corruption not in {"bert", "mask"}:
+        raise ValueError(f"There is no corruption rule {corruption!r}; expected 'bert' or 'mask'.")
+
+
+def _without_none(word_ids: Sequence[int | None]) -> np.ndarray:
+    return np.array([-1 if word is None else word for word in word_ids], np.int32)
+
+
+def guess_word_ids(
+    ids: np.ndarray, outside: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    """Word ids of tokens of which nothing but the ids is known.
+
+    Args:
+        ids: token ids, (n,).
+        outside: bool (n,), special and pad tokens; they get -1.
+        tokenizer: a fast tokenizer.
+    """
+    words = np.full(len(ids), -1, np.int32)
+    first = 0
+    for is_outside, group in groupby(range(len(ids)), key=outside.__getitem__):
+        if is_outside:
+            continue
+        places = list(group)
+        piece = ids[places].tolist()
+        text = _decode(piece, tokenizer)
+        again = tokenizer(text, add_special_tokens=False, verbose=False)
+        found = again.word_ids() if again["input_ids"] == piece else _by_joints(piece, tokenizer)
+        words[places] = np.asarray(found, np.int32) + first
+        first = int(words[places].max()) + 1
+    return words
+
+
+def _by_joints(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A new word where two tokens are decoded with a space between them, or where letters and
+    digits meet other characters."""
+    words = [0]
+    for left, right in pairwise(ids):
+        before = _decode([left], tokenizer)
+        both = _decode([left, right], tokenizer)
+        after = both[len(before) :] if both.startswith(before) else ""
+        new = after[:1].isspace() or (
+            bool(before and after) and before[-1].isalnum() != after[0].isalnum()
+        )
+        words.append(words[-1] + new)
+    return words
+
+
+def _decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
