@@ -71,7 +71,8 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     * `budget`: share of the real tokens of a context that may be masked.
     * `reward`: `gain`, `sign`, `nll_gain` or a callable `(scores, reference names) -> float`.
     * `references`: name -> policy, `"random"` or `"none"` (no further pre-training). The first one
-      is what the built-in rewards compare with. Default: random.
+      is what the built-in rewards compare with. Default: random. They are `env.references`, a
+      dict, in which they may be replaced between episodes.
     * `headline`, `higher_is_better`: the metric `gain` and `sign` look at, and the direction of
       metrics (as in `Task`).
     * `continual`: the weights further pre-trained on the agent's masks are where the next episode
@@ -110,6 +111,8 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         self.settings = settings or AdaptationSettings()
         self.budget = budget
         self.references = resolve_references(references)
+        self.headline = headline
+        self.higher_is_better = higher_is_better
         self.reward = resolve_reward(reward, headline, higher_is_better.get(headline, True))
         self.continual = continual
         self.continual_reset_every = continual_reset_every
