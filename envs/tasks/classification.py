@@ -172,10 +172,11 @@ class Classification:
         return list(logits_BC.detach().float().cpu().numpy())
 
     def _pool(self, hidden_TD: Tensor, lengths: Sequence[int]) -> Tensor:
-        lengths_B = torch.as_tensor(lengths, device=hidden_TD.device)
+        lengths_B = torch.as_tensor(lengths)
         if self.pooling == "mean":
+            lengths_B = lengths_B.to(hidden_TD.device)
             return torch.segment_reduce(hidden_TD.float(), "mean", lengths=lengths_B, axis=0)
-        return hidden_TD[lengths_B.cumsum(0) - lengths_B]
+        return hidden_TD[(lengths_B.cumsum(0) - lengths_B).to(hidden_TD.device)]
 
     def evaluate(
         self, features: Sequence[Feature], outputs: Sequence[np.ndarray]

@@ -35,7 +35,8 @@ class Answer:
 
     Attributes:
         example: the example of the features it was found in.
-        text: best non-null answer, a piece of the example's context; empty only if the context is.
+        text: best non-null answer, a piece of the example's context; empty if no pair of an n-best
+            start and an n-best end makes a span.
         score: its start logit plus its end logit.
         null_score: the same for "no answer", the lowest of the example's windows.
     """
@@ -127,10 +128,12 @@ class QuestionAnswering:
     ) -> Tensor:
         """Mean over the features of half the start plus half the end cross-entropy."""
         logits_T2 = head(hidden_TD).float()
-        lengths_B = torch.as_tensor(lengths, device=logits_T2.device)
-        real_BL = torch.arange(max(lengths), device=logits_T2.device) < lengths_B[:, None]
-        logits_BL2 = logits_T2.new_full((*real_BL.shape, 2), -torch.inf)
-        logits_BL2[real_BL] = logits_T2
+        # Indices made on the CPU: a boolean mask would make a GPU wait.
+        lengths_B = torch.as_tensor(lengths)
+        owner_T = torch.repeat_interleave(torch.arange(len(features)), lengths_B)
+        place_T = torch.arange(len(owner_T)) - (lengths_B.cumsum(0) - lengths_B)[owner_T]
+        logits_BL2 = logits_T2.new_full((len(features), max(lengths), 2), -torch.inf)
+        logits_BL2[owner_T.to(logits_T2.device), place_T.to(logits_T2.device)] = logits_T2
         targets_B2 = torch.tensor([f.target for f in features], device=logits_T2.device)
         return nn.functional.cross_entropy(logits_BL2, targets_B2)
 
