@@ -1,0 +1,215 @@
+"""Agents as files: tensors in safetensors, everything else in JSON. Loading cannot run code.
+
+``agent.json`` holds the settings and shapes, ``policy.safetensors`` the networks, the basis of the
+token features and the critic; a resumable state adds ``replay.safetensors``,
+``optimizers.safetensors`` and ``state.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from stable_baselines3.common.type_aliases import GymEnv
+
+from agents.critic import TokenValueCritic
+from agents.features import StateProvider
+from agents.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from agents.actor_critic import MaskingActorCritic
+
+Agent = TypeVar("Agent", bound="MaskingActorCritic")
+
+FORMAT = 1
+COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_begun", "_untrained")
+
+
+def vocabulary(space: spaces.Dict) -> int:
+    """Token ids that an observation space allows."""
+    ids = space["input_ids"]
+    assert isinstance(ids, spaces.Box)
+    return int(ids.high.max()) + 1
+
+
+def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
+    """Write what is needed to act, and to act in self-play."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = _prefixed("features", agent.features.state())
+    for number, network in enumerate(agent.networks):
+        tensors = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+        arrays |= _prefixed(f"network{number}", tensors)
+    if agent.critic is not None:
+        arrays |= _prefixed("critic", agent.critic.state())
+    _write_tensors(folder / "policy.safetensors", arrays)
+    assert isinstance(agent.observation_space, spaces.Dict)
+    about = {
+        "format": FORMAT,
+        "settings": asdict(agent.settings),
+        "length": int(np.prod(agent.action_space.shape)),  # type: ignore[arg-type]
+        "vocab_size": vocabulary(agent.observation_space),
+        "states": agent.provider is not None,
+        "seed": agent.seed,
+        "run_seed": agent.run_seed,
+    }
+    (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load_agent(
+    kind: type[Agent],
+    folder: Path,
+    env: GymEnv | None,
+    token_features: StateProvider | None,
+    **kwargs: Any,
+) -> Agent:
+    """Build the agent that a folder describes and give it what it had learned."""
+    about = _read_json(folder / "agent.json")
+    if about["states"] and token_features is None:
+        raise ValueError(
+            f"The agent in '{folder}' reads language-model states; "
+            "give token_features, made with the language model that it was trained with."
+        )
+    settings = about["settings"]
+    settings["inputs"] = tuple(settings["inputs"])
+    length, vocab_size = about["length"], about["vocab_size"]
+    kwargs.setdefault("seed", about["seed"])
+    if env is None:
+        kwargs["observation_space"] = _observation_space(length, vocab_size)
+        kwargs["action_space"] = spaces.MultiBinary(length)
+    agent = kind(
+        env,
+        AgentSettings(**settings),
+        token_features=token_features if about["states"] else None,
+        **kwargs,
+    )
+    assert isinstance(agent.observation_space, spaces.Dict)
+    found = vocabulary(agent.observation_space)
+    if found != vocab_size:
+        raise ValueError(
+            f"The agent in '{folder}' was made for a vocabulary of {vocab_size} tokens, the "
+            f"environment has {found}; use the language model that it was trained with."
+        )
+    _fill(agent, folder)
+    return agent
+
+
+def _fill(agent: MaskingActorCritic, folder: Path) -> None:
+    arrays = _read_tensors(folder / "policy.safetensors")
+    agent.features.load_state(_part("features", arrays))
+    for number, network in enumerate(agent.networks):
+        given = _part(f"network{number}", arrays)
+        network.load_state_dict({name: torch.as_tensor(a.copy()) for name, a in given.items()})
+    critic = _part("critic", arrays)
+    agent.critic = TokenValueCritic.from_state(critic) if critic else None
+
+
+def save_state(agent: MaskingActorCritic, folder: Path) -> None:
+    """Write all that an uninterrupted run would still have."""
+    save_agent(agent, folder)
+    arrays, rest = agent.memory.state()
+    _write_tensors(folder / "replay.safetensors", arrays)
+    tensors: dict[str, np.ndarray] = {}
+    for number, optimizer in enumerate(agent.optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                tensors[f"{number}.{index}.{name}"] = value.cpu().numpy()
+    _write_tensors(folder / "optimizers.safetensors", tensors)
+    state = {
+        "replay": rest,
+        "progress_remaining": agent._current_progress_remaining,
+        "policy_rng": agent.policy.generator.bit_generator.state,  # type: ignore[union-attr]
+        "opponent_rngs": [o.generator.bit_generator.state for o in agent.opponents],
+        "counters": {name: getattr(agent, name) for name in COUNTERS},
+    }
+    (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+
+def load_state(agent: MaskingActorCritic, folder: Path) -> None:
+    """Take back what ``save_state`` wrote, into an agent of the same settings and seed."""
+    state, about = _read_json(folder / "state.json"), _read_json(folder / "agent.json")
+    settings = json.loads(json.dumps(asdict(agent.settings)))
+    if about["settings"] != settings or (agent.seed, about["seed"]).count(about["seed"]) != 2:
+        changed = [n for n in settings if settings[n] != about["settings"].get(n)] or ["seed"]
+        raise ValueError(
+            f"The state in '{folder}' was saved with another {', '.join(changed)}; "
+            "resume with the settings and the seed that the run was started with."
+        )
+    _fill(agent, folder)
+    agent.run_seed = about["run_seed"]
+    agent.memory.load_state(_read_tensors(folder / "replay.safetensors"), state["replay"])
+    tensors = _read_tensors(folder / "optimizers.safetensors")
+    for number, optimizer in enumerate(agent.optimizers):
+        restored: dict[int, dict[str, torch.Tensor]] = {}
+        for key, array in _part(str(number), tensors).items():
+            index, name = key.split(".", 1)
+            restored.setdefault(int(index), {})[name] = torch.as_tensor(array.copy())
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": restored, "param_groups": groups})
+    agent._current_progress_remaining = state["progress_remaining"]
+    agent.policy.generator.bit_generator.state = state["policy_rng"]  # type: ignore[union-attr]
+    for opponent, rng in zip(agent.opponents, state["opponent_rngs"], strict=True):
+        opponent.generator.bit_generator.state = rng
+    for name, value in state["counters"].items():
+        setattr(agent, name, value)
+    agent._playing = [None] * agent.n_envs
+    agent._last_obs = None
+    if agent.env is not None:
+        # The next reset deals the episode that would have come next.
+        agent.env.seed(agent.seed)
+        agent.env.set_options({"episode": agent._episode_num // agent.n_envs})
+
+
+def _observation_space(length: int, vocab_size: int) -> spaces.Dict:
+    top = np.iinfo(np.int32).max
+    return spaces.Dict(
+        {
+            "input_ids": spaces.Box(0, vocab_size - 1, (length,), np.int32),
+            "attention_mask": spaces.MultiBinary(length),
+            "word_ids": spaces.Box(-1, length, (length,), np.int32),
+            "maskable": spaces.MultiBinary(length),
+            "context_id": spaces.Box(0, top, (1,), np.int32),
+            "budget": spaces.Box(0, length, (1,), np.int32),
+        }
+    )
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def _part(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    start = len(prefix) + 1
+    return {name[start:]: a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
+
+
+def _write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"'{path}' is missing; give a folder that an agent was saved to.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is not a whole safetensors file ({error}).") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"'{path}' is missing; give a folder that an agent was saved to.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}).") from error
+    if content.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"'{path}' has format {content['format']}; this version reads {FORMAT}.")
+    return content

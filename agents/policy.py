@@ -1,0 +1,197 @@
+"""The masking policy: one Transformer block over described tokens, a score for each.
+
+``MaskingNetwork`` is what is trained; ``MaskingPolicy`` is what acts: network, token features and
+a generator of its own, behind Stable-Baselines3's ``predict``.
+
+Shapes: B contexts, L tokens, D components of a token, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents import budgeted
+from agents.contexts import Contexts
+from agents.features import TokenFeatures
+from agents.settings import AgentSettings
+
+SHORTCUT_GAIN = 10.0
+"""Adam moves every weight by about the learning rate; the gain lets the linear path, whose weights
+must reach the size of the scores, arrive in tens of updates instead of hundreds."""
+CHUNK_TOKENS = 16_384
+"""Padded tokens scored at once when acting, to bound memory."""
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward, both residual; no dropout, so runs repeat."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = next(h for h in range(min(heads, width), 0, -1) if width % h == 0)
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x_BLW: Tensor, real_BL: Tensor) -> Tensor:
+        batch, length, width = x_BLW.shape
+        shape = (batch, length, 3, self.heads, width // self.heads)
+        query, key, value = self.mix(self.norm(x_BLW)).view(shape).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=real_BL[:, None, None, :]
+        )
+        x_BLW = x_BLW + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x_BLW + self.feed(x_BLW)
+
+
+class MaskingNetwork(nn.Module):
+    """Scores tokens; with a state-value critic also values contexts.
+
+    Args:
+        size: D, components a token is described by.
+        table: size of a learned token table, for environments without language-model states; 0
+            for none.
+        settings: widths and whether there is a linear shortcut and a value.
+    """
+
+    def __init__(self, size: int, table: int, settings: AgentSettings) -> None:
+        super().__init__()
+        width = settings.width or size
+        self.project = nn.Linear(size, width) if settings.width else nn.Identity()
+        self.table = nn.Embedding(table, width) if table else None
+        self.block = AttentionBlock(width, settings.heads)
+        self.score = _perceptron(width, settings.head_width, start=0.0)
+        self.shortcut = nn.Linear(size, 1, bias=False) if settings.shortcut else None
+        self.value = (
+            _perceptron(size, settings.head_width) if settings.critic == "state-value" else None
+        )
+        if self.shortcut is not None:
+            nn.init.zeros_(self.shortcut.weight)
+
+    def forward(self, phi_BLD: Tensor, input_ids_BL: Tensor, real_BL: Tensor) -> Tensor:
+        """Scores (B, L): unnormalised log-probabilities of masking each token."""
+        x_BLW = self.project(phi_BLD)
+        if self.table is not None:
+            x_BLW = x_BLW + self.table(input_ids_BL)
+        scores_BL = self.score(self.block(x_BLW, real_BL)).squeeze(-1)
+        if self.shortcut is not None:
+            scores_BL = scores_BL + SHORTCUT_GAIN * self.shortcut(phi_BLD).squeeze(-1)
+        return scores_BL
+
+    def state_value(self, phi_BLD: Tensor, real_BL: Tensor) -> Tensor:
+        """Expected credit of a token masked in each context, (B,), from mean-pooled states."""
+        assert self.value is not None
+        weight_BL1 = real_BL[..., None].float()
+        pooled_BD = (phi_BLD * weight_BL1).sum(1) / weight_BL1.sum(1).clamp(min=1)
+        return self.value(pooled_BD).squeeze(-1)
+
+
+def _perceptron(width: int, hidden: int, start: float = 1.0) -> nn.Sequential:
+    """One hidden layer; ``start=0`` makes the untrained output the same for every input."""
+    last = nn.Linear(hidden, 1)
+    with torch.no_grad():
+        last.weight.mul_(start)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
+
+
+class MaskingPolicy(BasePolicy):
+    """Masks contexts: the most probable tokens, or a draw of them, within the budget.
+
+    ``predict`` takes the observation of one context, (L,), or of several, (B, L). ``seed``
+    restarts the draws.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Any = None,
+        *,
+        features: TokenFeatures,
+        settings: AgentSettings,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        vocab_size = len(features.frequency)
+        self.token_features = features
+        self.network = MaskingNetwork(
+            features.size, vocab_size if features.provider is None else 0, settings
+        )
+        self.generator = np.random.default_rng(0)
+
+    def seed(self, seed: int) -> None:
+        """Restart the draws of ``predict``."""
+        self.generator = np.random.default_rng(seed)
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: Mapping[str, np.ndarray],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Masks, int8, of the shape of ``observation["input_ids"]``; ``state`` is handed back."""
+        contexts = Contexts.of(observation)
+        noise_BL = None if deterministic else self.generator.gumbel(size=contexts.input_ids.shape)
+        masks_BL = draw(score(self.network, self.token_features, contexts), contexts, noise_BL)
+        return masks_BL.astype(np.int8).reshape(np.shape(observation["input_ids"])), state
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        arrays = {name: tensor.cpu().numpy() for name, tensor in observation.items()}
+        return torch.as_tensor(self.predict(arrays, deterministic=deterministic)[0])
+
+
+@torch.no_grad()
+def score(
+    network: MaskingNetwork,
+    features: TokenFeatures,
+    contexts: Contexts,
+    lean_D: np.ndarray | None = None,
+    certainty: float = 1.0,
+) -> Tensor:
+    """Scores of every token of many contexts, float32 (B, L) on the CPU.
+
+    Args:
+        network: the policy's.
+        features: what describes the tokens.
+        contexts: B contexts.
+        lean_D: a perturbation, linear in the components, that is added to the scores.
+        certainty: what the network's own scores are multiplied with.
+    """
+    batch, length = contexts.input_ids.shape
+    scores_BL = torch.zeros(batch, length)
+    step = max(1, CHUNK_TOKENS // length)
+    device = next(network.parameters()).device
+    lean = None if lean_D is None else torch.as_tensor(lean_D, dtype=torch.float32, device=device)
+    for start in range(0, batch, step):
+        part = contexts.rows(slice(start, start + step)).trimmed()
+        phi_BLD = features(part)
+        out_BL = certainty * network(phi_BLD, *network_inputs(part, device))
+        if lean is not None:
+            out_BL = out_BL + phi_BLD @ lean
+        scores_BL[start : start + step, : out_BL.shape[1]] = out_BL.cpu()
+    return scores_BL
+
+
+def network_inputs(contexts: Contexts, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and real tokens as tensors, (B, L) each."""
+    ids_BL = torch.as_tensor(contexts.input_ids, dtype=torch.long, device=device)
+    return ids_BL, torch.as_tensor(contexts.attention_mask, device=device)
+
+
+def draw(scores_BL: Tensor, contexts: Contexts, noise_BL: np.ndarray | None) -> np.ndarray:
+    """Masks within the budget, bool (B, L): drawn with Gumbel noise, the best without."""
+    maskable_BL = torch.as_tensor(contexts.maskable)
+    budget_B = torch.as_tensor(contexts.budget)
+    if noise_BL is None:
+        return budgeted.top_k(scores_BL, maskable_BL, budget_B).numpy()
+    return budgeted.sample(scores_BL, maskable_BL, budget_B, noise_BL).numpy()

@@ -1,0 +1,143 @@
+"""Every choice of the learning agent, in one place, with the two published sets of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+INPUTS = ("embeddings", "states", "statistics")
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """What the masking actor-critic sees, how it explores, what it learns from.
+
+    ``AgentSettings()`` (also ``AgentSettings.DEFAULT``) is the sample-efficient agent,
+    ``AgentSettings.PAPER`` the one of Kang, Han and Hwang (EMNLP 2020). Everything between them is
+    reached with ``dataclasses.replace``.
+    """
+
+    DEFAULT: ClassVar[AgentSettings]
+    PAPER: ClassVar[AgentSettings]
+
+    inputs: tuple[str, ...] = INPUTS
+    """What a token is described by: ``embeddings`` (static), ``states`` (last layer),
+    ``statistics`` (frequency, position, word length)."""
+    components: int = 64
+    """Whitened principal components kept of each kind of input; 0 feeds the raw states."""
+    width: int = 64
+    """Width of the policy's Transformer block; 0 takes the width of its input."""
+    heads: int = 4
+    """Attention heads wished for; the nearest smaller divisor of the width is used."""
+    head_width: int = 128
+    """Hidden width of the scoring and the value network."""
+    shortcut: bool = True
+    """A linear path from input to score beside the Transformer block."""
+
+    metric: str = "nll"
+    """The score learned from: a key of ``info["scores"]``, or ``headline`` for the environment's
+    own. ``nll`` is lower-is-better, all others higher-is-better."""
+    reward: Literal["difference", "sign"] = "difference"
+    """What two scores on the same data say: their difference, or only which is better."""
+    critic: Literal["decomposed", "state-value"] = "decomposed"
+    """``decomposed``: a score is a sum over masked tokens; ``state-value``: one value a context,
+    and credit only to the tokens that the player alone masked."""
+    exploration: Literal["policy", "tokens"] = "policy"
+    """``policy``: one perturbation an episode, all its masks lean the same way; ``tokens``: each
+    token is drawn from the policy by itself."""
+    lean: float = 8.0
+    """Standard deviation, over tokens, of the scores that a perturbed policy samples from."""
+    self_play: Literal["none", "random", "frozen", "learning", "antithetic"] = "antithetic"
+    """The opponent: absent; random masks; the player when it last won; a second learner; the
+    player's own perturbation reversed."""
+
+    gradient: Literal["expected", "sampled"] = "expected"
+    """The actor's gradient: exact over all tokens (needs the decomposed critic), or from the
+    tokens in replay, weighted by importance."""
+    importance: Literal["none", "truncated", "clipped"] = "truncated"
+    """Importance weights of replayed tokens: absent, cut at ``importance_limit``, or PPO's."""
+    importance_limit: float = 2.0
+    """Largest weight (truncated), or one plus the width of the trust region (clipped)."""
+    entropy: float = 0.125
+    """Weight of the entropy bonus, in units of the reward (state-value critic) or of the
+    standard deviation of token values (decomposed critic)."""
+    value_weight: float = 0.25
+    """Weight of the squared error of the state value."""
+
+    learning_rate: float = 3e-3
+    """Of Adam."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    batch: int = 32
+    """Contexts (expected gradient) or masked tokens (sampled) of one update."""
+    updates: int = 20
+    """Updates after each episode."""
+    replay_capacity: int = 50_000
+    """Masked tokens remembered."""
+    replay_contexts: int = 5_000
+    """Different contexts remembered."""
+    replay_start: int = 1
+    """Masked tokens to remember before the first update; till then the opponent is random."""
+    replay_priority: bool = False
+    """Replay surprising tokens more, and tokens that recur in their context less."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.inputs) - set(INPUTS)
+        if unknown or not self.inputs:
+            raise ValueError(
+                f"inputs is {self.inputs}; it must name at least one of {', '.join(INPUTS)}."
+            )
+        if self.gradient == "expected" and self.critic != "decomposed":
+            raise ValueError(
+                "gradient='expected' needs critic='decomposed'; "
+                "use gradient='sampled' with a state-value critic."
+            )
+        if self.self_play == "antithetic" and self.exploration != "policy":
+            raise ValueError(
+                "self_play='antithetic' reverses the perturbation of exploration='policy'; "
+                f"exploration is '{self.exploration}'."
+            )
+        self._check_components()
+        for name in ("batch", "updates", "replay_capacity", "replay_contexts", "head_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.lean <= 0 or self.entropy < 0 or (self.gradient == "expected" and not self.entropy):
+            raise ValueError(
+                f"lean is {self.lean} and entropy {self.entropy}; both must be positive."
+            )
+
+    def _check_components(self) -> None:
+        if self.components < 0:
+            raise ValueError(f"components is {self.components}; it must not be negative.")
+        if self.components == 0 and (
+            self.critic == "decomposed"
+            or self.exploration == "policy"
+            or "statistics" in self.inputs
+        ):
+            raise ValueError(
+                "components is 0 (raw states), but the decomposed critic, policy exploration and "
+                "word statistics work on whitened components; give at least 1."
+            )
+
+
+AgentSettings.DEFAULT = AgentSettings()
+AgentSettings.PAPER = AgentSettings(
+    inputs=("states",),
+    components=0,
+    width=0,
+    heads=12,
+    shortcut=False,
+    metric="headline",
+    reward="sign",
+    critic="state-value",
+    exploration="tokens",
+    self_play="learning",
+    gradient="sampled",
+    importance="truncated",
+    entropy=0.01,
+    learning_rate=1e-4,
+    batch=64,
+    updates=10,
+    replay_start=2_000,  # question answering; classification: 500
+    replay_priority=True,
+)
