@@ -34,3 +34,10 @@ def test_own_corpus(tmp_path, model_folder, capsys):
     shown = capsys.readouterr().out
     assert "\x1b[" in shown
     assert shown.count("gain over random") == 3
+
+
+def test_register_custom_env(model_folder, capsys):
+    example("register_custom_env").main(model_folder, 3)
+    shown = capsys.readouterr().out
+    assert "\x1b[" in shown
+    assert "rollout" in shown
