@@ -56,7 +56,7 @@ gymnasium.register("my/MaskMarket-v0", entry_point=make_env)
 
 def main(model="distilbert", episodes=50):
     env = gymnasium.make("my/MaskMarket-v0", model=model, budget=0.15, render_mode="ansi")
-    states = TokenStates(env.unwrapped.executor.scorer.language_model)
+    states = TokenStates(load_language_model(model))  # of a model that no score job trains
     agent = MaskingActorCritic(env, token_features=states, seed=0, verbose=1)
     agent.attach_opponent()
     agent.learn(int(episodes) * env.unwrapped.contexts_per_episode, log_interval=1)

@@ -14,6 +14,7 @@ from stub_world import first_maskable, play, stub_env
 from envs.wrappers import TokenwiseMasking
 
 
+@pytest.mark.filterwarnings("ignore:.*different from the unwrapped:UserWarning")
 def test_both_check_envs_pass(tiny_tokenizer):
     gymnasium_check_env(TokenwiseMasking(stub_env(tiny_tokenizer)), skip_render_check=True)
     sb3_check_env(TokenwiseMasking(stub_env(tiny_tokenizer)))
