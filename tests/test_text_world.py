@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import nmg  # noqa: F401  (registers the environments)
+from envs.building import build_text_world
+from envs.models.language_model import LanguageModel
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import QuestionExample, TextExample
-from envs.text_world import TextWorld, stratified_sample
+from envs.text_world import TextWorld, example_stratum, stratified_sample
 
 PLACES = ("arden", "holt", "marl", "wick", "thorn", "leigh")
 
@@ -206,6 +211,8 @@ def test_registered_classification_environment_by_name(tmp_path, model_folder):
     assert info["cost"]["none"]["pretrain_tokens"] == 0 < info["cost"]["agent"]["pretrain_tokens"]
     again = gym.make(env.spec)
     assert play_randomly(again)[1]["scores"] == scores
+    gymnasium_check_env(again.unwrapped, skip_render_check=True)
+    sb3_check_env(again.unwrapped)
 
 
 def test_registered_question_environment_by_name(tmp_path, model_folder):
@@ -233,3 +240,22 @@ def test_registered_question_environment_by_name(tmp_path, model_folder):
     scores = info["scores"]
     assert reward == scores["random"]["nll"] - scores["agent"]["nll"] != 0
     assert {"em", "f1"} <= set(scores["agent"])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("task", "name", "stratum"),
+    [("qa", "squadshifts-new_wiki", 7), ("classification", "chemprot", 7)],
+)
+def test_worlds_of_real_data(tiny_tokenizer, tiny_masked_lm, task, name):
+    if "NMG_DATA" not in os.environ:
+        pytest.skip("NMG_DATA is not set")
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    world, _ = build_text_world(
+        task, name, lm, contexts_per_episode=20, examples_per_episode=50, score_examples=100
+    )
+    deal = world.deal(seed(0))
+    assert len(deal.contexts) == 20
+    assert len(ids(deal.train)) <= 50
+    assert len(ids(deal.score)) == 100
+    assert len({example_stratum(each) for each in world.score_examples}) >= 7
