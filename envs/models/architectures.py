@@ -1,0 +1,341 @@
+"""What differs between architectures, in one place: a table, and what its traps ask for.
+
+The rest of the project treats all models alike. Which head an architecture has is asked of
+transformers; the table says what no one can ask: the family of its tokenizer, the names of its
+sizes, and the settings that short or padded inputs need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+from envs.models.new_tokenizer import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Head = Literal["masked", "seq2seq"]
+HEAD_NAMES: Mapping[Head, str] = {"masked": "masked-LM", "seq2seq": "sequence-to-sequence"}
+
+
+class Of(Enum):
+    """A setting that follows from the size of a model."""
+
+    WIDTH = "width"
+    HALF = "half"
+    HEADS = "heads"
+    HEAD = "head"
+    """Width of one attention head."""
+    INNER = "inner"
+    LAYERS = "layers"
+    EACH = "each"
+    """One attention window (``WINDOW``) a layer."""
+    POSITIONS = "positions"
+    VOCABULARY = "vocabulary"
+    PAD = "pad"
+    END = "end"
+
+
+WINDOW = 64
+"""Attention window and chunk length of the architectures that attend locally."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table.
+
+    Attributes:
+        title: as papers write it.
+        model_type: as transformers calls it.
+        tokenizer: family of its published tokenizers.
+        settings: of a small configuration, by the configuration's own names.
+        trap: what is done about its peculiarity, in one sentence.
+        removed: transformers has dropped it in version 5.
+    """
+
+    title: str
+    model_type: str
+    tokenizer: Family = "wordpiece"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trap: str = ""
+    removed: bool = False
+
+
+_ENCODER: Mapping[str, Any] = {
+    "hidden_size": Of.WIDTH,
+    "num_hidden_layers": Of.LAYERS,
+    "num_attention_heads": Of.HEADS,
+    "intermediate_size": Of.INNER,
+    "max_position_embeddings": Of.POSITIONS,
+}
+_ENCODER_DECODER: Mapping[str, Any] = {
+    "d_model": Of.WIDTH,
+    "encoder_layers": Of.LAYERS,
+    "decoder_layers": Of.LAYERS,
+    "encoder_attention_heads": Of.HEADS,
+    "decoder_attention_heads": Of.HEADS,
+    "encoder_ffn_dim": Of.INNER,
+    "decoder_ffn_dim": Of.INNER,
+    "max_position_embeddings": Of.POSITIONS,
+    "decoder_start_token_id": Of.END,
+}
+_LED = {key: value for key, value in _ENCODER_DECODER.items() if key[:3] != "max"}
+
+_TABLE = (
+    Architecture("ALBERT", "albert", "unigram", {**_ENCODER, "embedding_size": Of.HALF}),
+    Architecture("BART", "bart", "bpe", _ENCODER_DECODER),
+    Architecture("BERT", "bert", "wordpiece", _ENCODER),
+    Architecture(
+        "BigBird",
+        "big_bird",
+        "unigram",
+        _ENCODER,
+        trap="full attention from the start: block-sparse attention cannot do short inputs, and "
+        "the library would switch in the middle of a run",
+    ),
+    Architecture("CANINE", "canine", "bytes"),
+    Architecture("ConvBERT", "convbert", "wordpiece", {**_ENCODER, "embedding_size": Of.WIDTH}),
+    Architecture("CTRL", "ctrl", "bpe"),
+    Architecture("Data2Vec", "data2vec-text", "bpe", _ENCODER),
+    Architecture("DeBERTa", "deberta", "bpe", _ENCODER),
+    Architecture("DeBERTa-v2", "deberta-v2", "unigram", _ENCODER),
+    Architecture("Decision Transformer", "decision_transformer", "bpe"),
+    Architecture("DistilBERT", "distilbert", "wordpiece", {**_ENCODER, "hidden_dim": Of.INNER}),
+    Architecture("DPR", "dpr"),
+    Architecture("ELECTRA", "electra", "wordpiece", {**_ENCODER, "embedding_size": Of.HALF}),
+    Architecture(
+        "FNet",
+        "fnet",
+        "unigram",
+        _ENCODER,
+        trap="knows no attention mask, so its states depend on the padding of a batch",
+    ),
+    Architecture(
+        "FSMT",
+        "fsmt",
+        "bpe",
+        {
+            **_ENCODER_DECODER,
+            "langs": ["source", "target"],
+            "src_vocab_size": Of.VOCABULARY,
+            "tgt_vocab_size": Of.VOCABULARY,
+        },
+        trap="gets the decoder's input from us: alone it would feed the source to the decoder",
+    ),
+    Architecture(
+        "Funnel",
+        "funnel",
+        "wordpiece",
+        {
+            "d_model": Of.WIDTH,
+            "n_head": Of.HEADS,
+            "d_head": Of.HEAD,
+            "d_inner": Of.INNER,
+            "block_sizes": [1, 1],
+            "num_decoder_layers": 1,
+        },
+        trap="sizes are set by blocks; pooling makes its states depend a little on the padding",
+    ),
+    Architecture("GPT", "openai-gpt", "bpe"),
+    Architecture("GPT-2", "gpt2", "bpe"),
+    Architecture("GPT-Neo", "gpt_neo", "bpe"),
+    Architecture("I-BERT", "ibert", "bpe", _ENCODER),
+    Architecture(
+        "LED",
+        "led",
+        "bpe",
+        {
+            **_LED,
+            "max_encoder_position_embeddings": Of.POSITIONS,
+            "max_decoder_position_embeddings": Of.POSITIONS,
+            "attention_window": Of.EACH,
+        },
+    ),
+    Architecture(
+        "Longformer",
+        "longformer",
+        "bpe",
+        {**_ENCODER, "attention_window": Of.EACH},
+        trap="our own question-answering head, which needs no three separators",
+    ),
+    Architecture(
+        "LUKE",
+        "luke",
+        "bpe",
+        {**_ENCODER, "entity_vocab_size": 8, "entity_emb_size": 8},
+    ),
+    Architecture("mBART", "mbart", "unigram", _ENCODER_DECODER),
+    Architecture("Megatron-BERT", "megatron-bert", "wordpiece", _ENCODER),
+    Architecture("MPNet", "mpnet", "wordpiece", _ENCODER),
+    Architecture(
+        "Nyströmformer",
+        "nystromformer",
+        "unigram",
+        {**_ENCODER, "num_landmarks": 8, "segment_means_seq_len": 8},
+        trap="as many landmarks as segments, or inputs padded to the segments' length",
+    ),
+    Architecture("Pegasus", "pegasus", "unigram", _ENCODER_DECODER),
+    Architecture(
+        "Perceiver",
+        "perceiver",
+        "bytes",
+        {
+            "d_model": Of.WIDTH,
+            "d_latents": Of.WIDTH,
+            "qk_channels": Of.WIDTH,
+            "v_channels": Of.WIDTH,
+            "num_latents": 16,
+            "num_self_attends_per_block": Of.LAYERS,
+            "num_self_attention_heads": Of.HEADS,
+            "num_cross_attention_heads": Of.HEADS,
+            "max_position_embeddings": Of.POSITIONS,
+        },
+        trap="inputs padded to its one length; the decoder's output stands for token states",
+    ),
+    Architecture(
+        "ProphetNet",
+        "prophetnet",
+        "wordpiece",
+        {
+            "hidden_size": Of.WIDTH,
+            "num_encoder_layers": Of.LAYERS,
+            "num_decoder_layers": Of.LAYERS,
+            "num_encoder_attention_heads": Of.HEADS,
+            "num_decoder_attention_heads": Of.HEADS,
+            "encoder_ffn_dim": Of.INNER,
+            "decoder_ffn_dim": Of.INNER,
+            "max_position_embeddings": Of.POSITIONS,
+            "decoder_start_token_id": Of.END,
+        },
+        trap="the padding token has the id 0",
+    ),
+    Architecture("QDQBERT", "qdqbert", removed=True),
+    Architecture("RAG", "rag"),
+    Architecture("REALM", "realm", removed=True),
+    Architecture(
+        "Reformer",
+        "reformer",
+        "unigram",
+        {
+            "hidden_size": Of.WIDTH,
+            "num_attention_heads": Of.HEADS,
+            "attention_head_size": Of.HEAD,
+            "feed_forward_size": Of.INNER,
+            "attn_layers": ["local", "lsh"],
+            "local_attn_chunk_length": WINDOW,
+            "lsh_attn_chunk_length": WINDOW,
+            "max_position_embeddings": 8 * WINDOW,
+            "axial_pos_embds": False,
+            "is_decoder": False,
+        },
+        trap="inputs padded to a multiple of its chunks (all of them with axial positions)",
+    ),
+    Architecture(
+        "RemBERT",
+        "rembert",
+        "unigram",
+        {**_ENCODER, "input_embedding_size": Of.HALF, "output_embedding_size": Of.HALF},
+    ),
+    Architecture("RoBERTa", "roberta", "bpe", _ENCODER),
+    Architecture("RoFormer", "roformer", "wordpiece", _ENCODER),
+    Architecture("SegFormer", "segformer"),
+    Architecture("Splinter", "splinter"),
+    Architecture(
+        "T5",
+        "t5",
+        "unigram",
+        {
+            "d_model": Of.WIDTH,
+            "num_layers": Of.LAYERS,
+            "num_heads": Of.HEADS,
+            "d_kv": Of.HEAD,
+            "d_ff": Of.INNER,
+            "decoder_start_token_id": Of.PAD,
+        },
+        trap="where the tokenizer has no mask token, its first sentinel stands for it",
+    ),
+    Architecture("Transformer-XL", "transfo-xl", removed=True),
+    Architecture(
+        "XLM",
+        "xlm",
+        "bpe",
+        {
+            "emb_dim": Of.WIDTH,
+            "n_layers": Of.LAYERS,
+            "n_heads": Of.HEADS,
+            "max_position_embeddings": Of.POSITIONS,
+        },
+    ),
+    Architecture("XLNet", "xlnet", "unigram"),
+    Architecture("YOSO", "yoso", "unigram", _ENCODER),
+    Architecture("ModernBERT", "modernbert", "bpe", _ENCODER),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {row.model_type: row for row in _TABLE}
+
+LOADING: Mapping[str, Mapping[str, Any]] = {"big_bird": {"attention_type": "original_full"}}
+"""Settings that a configuration gets whenever a model is made or loaded."""
+
+TOKEN_STATES: Mapping[str, str] = {"perceiver": "logits"}
+"""Which of an encoder's outputs has a state for each token, where ``last_hidden_state`` has not."""
+
+
+def _reformer_length(config: Any, longest: int) -> int:
+    if config.axial_pos_embds:
+        return math.prod(config.axial_pos_shape)
+    chunk = math.lcm(config.local_attn_chunk_length, config.lsh_attn_chunk_length)
+    return -(-longest // chunk) * chunk
+
+
+def _nystromformer_length(config: Any, longest: int) -> int:
+    segments = int(config.segment_means_seq_len)
+    return longest if segments == config.num_landmarks else segments
+
+
+_PADDING: Mapping[str, Callable[[Any, int], int]] = {
+    "nystromformer": _nystromformer_length,
+    "perceiver": lambda config, longest: config.max_position_embeddings,
+    "reformer": _reformer_length,
+}
+
+
+def padded_length(config: PreTrainedConfig, longest: int) -> int:
+    """To how many tokens a batch has to be padded whose longest sequence has ``longest``."""
+    rule = _PADDING.get(config.model_type)
+    return longest if rule is None else rule(config, longest)
+
+
+def has_head(model_type: str, head: Head) -> bool:
+    """Whether transformers has a model of this type with that head."""
+    from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
+    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in library._model_mapping
+
+
+def missing_model(name: str, model_type: str) -> str | None:
+    """That transformers has no such model, in one sentence; ``None`` if it has."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    if model_type in CONFIG_MAPPING:
+        return None
+    row = ARCHITECTURES.get(model_type)
+    fate = "has removed" if row and row.removed else "does not know"
+    return (
+        f"{name!r} is a {model_type} model, which transformers {fate} (version {__version__} is "
+        "installed). Give another model."
+    )
+
+
+def missing_head(name: str, model_type: str, head: Head) -> str:
+    """That an architecture has no such head, in one sentence."""
+    examples = {"masked": "bert, roberta or electra", "seq2seq": "bart, mbart, t5 or pegasus"}
+    what = {"masked": "masked language", "seq2seq": "sequence-to-sequence"}[head]
+    return (
+        f"{name!r} is a {model_type} model, for which transformers has no {HEAD_NAMES[head]} head. "
+        f"Give a {what} model, such as {examples[head]}."
+    )
