@@ -138,6 +138,8 @@ def _digits(mean: float) -> int:
 
 def number(mean: float, deviation: float) -> str:
     """``71.25 ± 0.84``."""
+    if math.isnan(mean):
+        return "-"
     digits = _digits(mean)
     text = f"{mean:.{digits}f}"
     return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agents.settings import AgentSettings
 from envs.adaptation.jobs import AdaptationSettings
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
@@ -41,12 +42,14 @@ class DataConfig:
     """``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of matrix products; weights stay fp32."""
-    workers: int = 1
-    """Worker processes for score jobs; 1 computes in this process."""
+    workers: int = 0
+    """Worker processes for score jobs; 1 computes in this process, 0 takes one per core (on a GPU:
+    computes in this process)."""
 
     def __post_init__(self) -> None:
-        _at_least(1, window=self.window, max_length=self.max_length, workers=self.workers)
-        if not 0 <= self.stride < self.max_length:
+        _at_least(1, window=self.window, max_length=self.max_length)
+        _at_least(0, workers=self.workers)
+        if self.task == "qa" and not 0 <= self.stride < self.max_length:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
 
 
@@ -64,8 +67,9 @@ class EpisodeConfig:
     """Share of the training contexts kept for scoring."""
     budget: float = 0.05
     """Share of the tokens of a context that may be masked."""
-    reward: Literal["gain", "sign", "nll_gain"] = "nll_gain"
-    """``sign`` is the paper's; ``nll_gain`` (likelihood) is the least noisy."""
+    env_reward: Literal["gain", "sign", "nll_gain"] = "nll_gain"
+    """What the environment pays and the log shows; the agent learns from the scores themselves,
+    see --metric and --reward."""
     continual: bool = False
     """Carry the agent's further pre-trained weights from episode to episode, as the paper does."""
     continual_reset_every: int | None = None
@@ -88,34 +92,6 @@ class EpisodeConfig:
 
 
 @dataclass(frozen=True)
-class AgentConfig:
-    """The actor-critic that learns the masks."""
-
-    policy_lr: float = 1e-3
-    """Learning rate of policy and critic."""
-    policy_batch: int = 64
-    """Transitions of one gradient step."""
-    updates: int = 20
-    """Gradient steps after each episode."""
-    replay_capacity: int = 50_000
-    """Transitions remembered."""
-    replay_start: int = 200
-    """Transitions collected, with random masks, before the first gradient step."""
-    entropy: float = 0.01
-    """Weight of the entropy bonus."""
-    self_play: Literal["random", "frozen", "learning"] = "random"
-    """Opponent: random masks, a frozen copy of the winner, or a second network that learns."""
-
-    def __post_init__(self) -> None:
-        _at_least(
-            1,
-            policy_batch=self.policy_batch,
-            updates=self.updates,
-            replay_capacity=self.replay_capacity,
-        )
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """How long, how seeded, and where to."""
 
@@ -126,14 +102,21 @@ class RunConfig:
     checkpoint_every: int = 10
     """Episodes between checkpoints."""
     validation_episodes: int = 3
-    """Fixed episodes, of their own held-out deals, that choose the checkpoint to use; 0 takes the
-    last."""
+    """Fixed deals of the training data, other than the episodes', on which checkpoints are compared
+    and the one to use is chosen; 0 takes the last."""
+    final_episodes: int = 0
+    """Deals on which the policy is compared with --rivals at the end; 0 leaves it to nmg test."""
+    rivals: tuple[str, ...] = ("none", "whole_word", "idf")
+    """Strategies in that comparison, besides random and the null controls."""
+    job_timeout: float | None = None
+    """Seconds a score job may take on a worker process; none for no limit."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 
     def __post_init__(self) -> None:
         _at_least(1, episodes=self.episodes, checkpoint_every=self.checkpoint_every)
         _at_least(0, seed=self.seed, validation_episodes=self.validation_episodes)
+        _at_least(0, final_episodes=self.final_episodes)
 
 
 @dataclass(frozen=True)
@@ -143,7 +126,7 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
-    agent: AgentConfig = field(default_factory=AgentConfig)
+    agent: AgentSettings = field(default_factory=AgentSettings)
     run: RunConfig = field(default_factory=RunConfig)
 
 

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from envs.adaptation.jobs import Executor, Progress, Score, ScoreJob
 
@@ -205,17 +205,34 @@ class CachedExecutor:
     Args:
         executor: runs what is not remembered.
         folder: one small JSON file per score; ``None`` remembers in memory only.
+        done: called when a job ends, or is found to be remembered.
+
+    Attributes:
+        jobs: submitted so far.
+        hits: of these, remembered.
     """
 
-    def __init__(self, executor: Executor, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        folder: Path | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> None:
         self._executor = executor
         self._folder = folder
+        self._done = done or (lambda: None)
         self._known: dict[str, Future[Score]] = {}
-        self.hits = 0
+        self.jobs = self.hits = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
     def submit(self, job: ScoreJob) -> Future[Score]:
+        self.jobs += 1
+        future = self._submit(job)
+        future.add_done_callback(lambda _: self._done())
+        return future
+
+    def _submit(self, job: ScoreJob) -> Future[Score]:
         if job.keep_weights:
             return self._executor.submit(job)
         key = job.key
@@ -247,14 +264,6 @@ class CachedExecutor:
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key}.json"
-
-
-class CloseableExecutor(Protocol):
-    """An executor that holds processes."""
-
-    def submit(self, job: ScoreJob) -> Future[Score]: ...
-
-    def close(self) -> None: ...
 
 
 def score_from_json(values: Mapping[str, Any]) -> Score:

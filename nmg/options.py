@@ -84,8 +84,23 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Give ``parser`` a flag for every setting, grouped by part, and --preset and --config."""
+def add_flags(parser: argparse.ArgumentParser, cls: type, *, sources: bool = True) -> None:
+    """Give ``parser`` a flag for every setting, grouped by part.
+
+    Args:
+        parser: gets them.
+        cls: the configuration class.
+        sources: add --preset and --config too.
+    """
+    if sources:
+        _add_sources(parser)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for leaf in leaves(cls).values():
+        group = groups.setdefault(leaf.part, parser.add_argument_group(f"{leaf.part} settings"))
+        group.add_argument(leaf.flag, dest=leaf.name, default=argparse.SUPPRESS, **_flag(leaf))
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("where settings come from (later ones win)")
     source.add_argument(
         "--preset",
@@ -94,10 +109,6 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         f"({', '.join(preset_names())})",
     )
     source.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for leaf in leaves(cls).values():
-        group = groups.setdefault(leaf.part, parser.add_argument_group(f"{leaf.part} settings"))
-        group.add_argument(leaf.flag, dest=leaf.name, default=argparse.SUPPRESS, **_flag(leaf))
 
 
 def _flag(leaf: Leaf) -> dict[str, Any]:
@@ -177,7 +188,7 @@ def build(cls: type[C], values: Mapping[str, Any], *, where: str = "settings") -
     Raises:
         ConfigError: on a key that is no setting, or a value of the wrong type.
     """
-    known = leaves(cls)
+    known: Mapping[str, Leaf] = leaves(cls)  # type: ignore[arg-type]
     parts: dict[str, dict[str, Any]] = {field.name: {} for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name, value in values.items():
         leaf = known.get(name)

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import yaml
 
+from agents.settings import AgentSettings
 from nmg.config import TestingConfig, TrainingConfig, resolve_testing, resolve_training
 from nmg.options import (
     ConfigError,
@@ -49,7 +50,8 @@ def test_every_setting_is_a_flag_and_survives_yaml(cls, tmp_path):
         if leaf.type is bool:
             arguments.append(leaf.flag if value else leaf.flag.replace("--", "--no-", 1))
         else:
-            arguments += [leaf.flag, "none" if value is None else str(value)]
+            given = value if isinstance(value, list) else ["none" if value is None else str(value)]
+            arguments += [leaf.flag, *given]
     assert build(cls, parsed(*arguments, cls=cls)) == defaults
     write_settings(tmp_path, defaults)
     assert build(cls, read_settings(tmp_path / "resolved.yaml")) == defaults
@@ -86,6 +88,7 @@ def test_presets_inherit_and_all_of_them_load():
 
 def test_the_paper_preset_follows_the_task():
     assert resolve_training({"task": "qa"}, "paper").agent.replay_start == 2000
+    assert resolve_training({"task": "qa"}, "paper").agent == AgentSettings.PAPER
     paper = resolve_training({"task": "classification"}, "paper")
     assert (paper.agent.replay_start, paper.adaptation.finetune_epochs) == (500, 5)
     assert resolve_testing({"task": "qa"}, "paper").adaptation.finetune_epochs == 2

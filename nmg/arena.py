@@ -1,0 +1,157 @@
+"""What meta-testing plays on: the full training corpus and the test split, one deal per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from envs.adaptation.jobs import Feature, Task
+from envs.adaptation.scorer import Scorer
+from envs.models.states import TokenStates
+from envs.text.corpus import Context, Corpus, build_corpus
+from envs.world import Deal
+from nmg.assembly import Stage, testbed_stage, text_model
+from nmg.config import TestingConfig
+from nmg.evaluation import seed_of
+
+
+class TestWorld:
+    """Deals contexts and training examples of a data set, and always the same test features.
+
+    Args:
+        task: makes features.
+        corpus: contexts of the training texts.
+        train: training examples.
+        test: test examples.
+        contexts: per deal; 0 for all of them.
+        examples: per deal; 0 for all.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self,
+        task: Task,
+        corpus: Corpus,
+        train: Sequence[Any],
+        test: Sequence[Any],
+        *,
+        contexts: int = 0,
+        examples: int = 0,
+    ) -> None:
+        self.tokenizer = corpus.tokenizer
+        self.vocab_size = len(corpus.tokenizer)
+        self.max_length = max(map(len, corpus))
+        self.corpus, self._task, self._train = corpus, task, train
+        self._contexts = min(contexts or len(corpus), len(corpus))
+        self._examples = min(examples or len(train), len(train))
+        self._test = test
+
+    @cached_property
+    def _test_features(self) -> list[Feature]:
+        return self._task.features(self._test, training=False)
+
+    def deal(self, seed: np.random.SeedSequence) -> Deal:
+        """Without a limit every deal is the same; with one, it is a sample of its own."""
+        rng = np.random.default_rng(seed)
+        ids = np.sort(rng.choice(len(self.corpus), self._contexts, replace=False))
+        rows = np.sort(rng.choice(len(self._train), self._examples, replace=False))
+        return Deal(
+            contexts=[self.corpus[int(i)] for i in ids],
+            context_ids=ids.astype(np.int32),
+            train=self._task.features([self._train[int(i)] for i in rows], training=True),
+            score=self._test_features,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Arena:
+    """A stage to compare maskings on.
+
+    Attributes:
+        stage: world, task, scorer, states.
+        contexts: what corpus-based strategies count in.
+        texts: raw texts of the same.
+        best_is_known: the best mask is known (the testbed).
+        about: one line on the data, for people.
+    """
+
+    stage: Stage
+    contexts: Sequence[Context]
+    texts: Sequence[str]
+    best_is_known: bool
+    about: str
+
+    def deal(self, seed: int) -> Deal:
+        """What a seed plays with."""
+        return self.stage.world.deal(seed_of(seed, "test deal", 0))
+
+    def measuring_deal(self) -> Deal:
+        """A deal on which the mask rates of a policy are measured."""
+        return self.stage.world.deal(seed_of(0, "measure", 0))
+
+
+def build_arena(config: TestingConfig) -> Arena:
+    """The test stage of the settings.
+
+    Raises:
+        ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
+    """
+    if config.data.task == "testbed":
+        stage = testbed_stage()
+        some = stage.world.deal(seed_of(0, "corpus", 0))
+        about = "Testbed: every seed is a fresh generated domain; the best mask is known."
+        return Arena(stage, some.contexts, (), True, about)
+    return _text_arena(config)
+
+
+def _text_arena(config: TestingConfig) -> Arena:
+    from envs.building import build_task
+    from envs.text.datasets import load_splits
+    from envs.text.examples import example_text
+
+    data, comparison = config.data, config.comparison
+    lm = text_model(data)
+    splits = load_splits(
+        data.dataset,
+        task=data.task,
+        data_dir=data.data_dir,
+        strict=data.strict,
+        test=comparison.test_dataset,
+    )
+    if splits.test is None:
+        raise ValueError(
+            f"The data set {splits.name} has no test split; give one by --test-dataset."
+        )
+    task = build_task(splits, lm, max_length=data.max_length, stride=data.stride)
+    room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
+    texts = list(dict.fromkeys(example_text(example) for example in splits.train))
+    corpus = build_corpus(texts, lm.tokenizer, min(data.window, room))
+    test = _limited(splits.test, comparison.test_examples)
+    world = TestWorld(
+        task,
+        corpus,
+        splits.train,
+        test,
+        contexts=comparison.contexts,
+        examples=comparison.examples,
+    )
+    stage = Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
+    about = (
+        f"{splits.name}: {comparison.contexts or len(corpus)} of {len(corpus)} contexts, "
+        f"{comparison.examples or len(splits.train)} of {len(splits.train)} training examples; "
+        f"scored on {len(test)} test examples of {comparison.test_dataset or splits.name}."
+    )
+    return Arena(stage, list(corpus), texts, False, about)
+
+
+def _limited(examples: Sequence[Any], count: int) -> Sequence[Any]:
+    """``count`` of the examples, the same ones in every command; 0 for all."""
+    if not count or count >= len(examples):
+        return examples
+    rows = np.random.default_rng(0).choice(len(examples), count, replace=False)
+    return [examples[int(i)] for i in np.sort(rows)]

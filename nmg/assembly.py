@@ -1,0 +1,168 @@
+"""Puts the parts together: from settings to a world, a scorer, workers and token states."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from envs.adaptation.executor import SerialExecutor
+from envs.adaptation.jobs import BASE, Executor, Progress, Task
+from envs.adaptation.scorer import Scorer
+from envs.models.language_model import LanguageModel
+from envs.models.loading import load_language_model
+from envs.models.runtime import tune_runtime
+from envs.models.states import TokenStates
+from envs.world import World
+from nmg.checkpoint import FolderWeights
+from nmg.config import DataConfig, EpisodeConfig
+from nmg.executors import CachedExecutor, ProcessExecutor
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What episodes are played on.
+
+    Attributes:
+        world: deals them.
+        task: names the metrics.
+        scorer: runs score jobs in this process.
+        states: what policies see of the language model; its weights are its own, since the
+            scorer's change under every job.
+    """
+
+    world: World
+    task: Task
+    scorer: Scorer
+    states: TokenStates
+
+
+def text_model(data: DataConfig) -> LanguageModel:
+    """The language model of the settings."""
+    return load_language_model(data.model, device=data.device, precision=data.precision)
+
+
+def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
+    """The world that meta-training plays in.
+
+    Raises:
+        ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
+    """
+    if data.task == "testbed":
+        return testbed_stage()
+    from envs.building import build_text_world
+
+    lm = text_model(data)
+    world, task = build_text_world(
+        data.task,
+        data.dataset,
+        lm,
+        data_dir=data.data_dir,
+        strict=data.strict,
+        window=data.window,
+        max_length=data.max_length,
+        stride=data.stride,
+        contexts_per_episode=episode.contexts,
+        examples_per_episode=episode.train_examples,
+        score_examples=episode.score_examples,
+        held_out=episode.held_out,
+    )
+    return Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
+
+
+def testbed_stage() -> Stage:
+    """The generated world with the known best mask."""
+    from envs.testbed import build_testbed
+
+    world, executor, _ = build_testbed()
+    _, twin, _ = build_testbed()
+    scorer = executor.scorer
+    return Stage(world, scorer.task, scorer, TokenStates(twin.scorer.language_model))
+
+
+@dataclass(frozen=True)
+class ScorerFactory:
+    """Makes the scorer of a worker process; picklable.
+
+    Attributes:
+        data: which language model, where.
+        task: the task itself, or ``None`` on the testbed, which makes its own.
+        weights: folder in which the workers share further pre-trained weights.
+    """
+
+    data: DataConfig
+    task: Task | None
+    weights: Path | None
+
+    def __call__(self, progress: Progress) -> Scorer:
+        tune_runtime(threads=1)
+        scorer = (
+            testbed_stage().scorer
+            if self.task is None
+            else Scorer(text_model(self.data), self.task)
+        )
+        scorer.progress = progress
+        return share_weights(scorer, self.weights)
+
+
+def share_weights(scorer: Scorer, folder: Path | None) -> Scorer:
+    """Keep further pre-trained weights in a folder, for other workers and for ``--resume``."""
+    if folder is not None:
+        base: Tensor = scorer.weights[BASE]
+        scorer.weights = FolderWeights(folder, base)
+    return scorer
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """Where score jobs are run.
+
+    Attributes:
+        executor: remembers scores by content.
+        close: stops the workers.
+    """
+
+    executor: CachedExecutor
+    close: Callable[[], None]
+
+
+def worker_count(data: DataConfig) -> int:
+    """Worker processes to use: as set, else one per core that this process may use."""
+    if data.workers or data.device != "cpu":
+        return max(1, data.workers)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_workshop(
+    on: Stage,
+    data: DataConfig,
+    *,
+    cache: Path | None = None,
+    weights: Path | None = None,
+    timeout: float | None = None,
+    bar: Any = None,
+) -> Workshop:
+    """Run score jobs here, or on worker processes if there are to be more than one.
+
+    Args:
+        on: whose scorer.
+        data: how many workers, and what they load.
+        cache: folder of remembered scores.
+        weights: folder of further pre-trained weights (continual mode).
+        timeout: seconds a job may take on a worker.
+        bar: told of steps inside jobs (called) and of finished jobs (``job_done``).
+    """
+    workers = worker_count(data)
+    if workers == 1:
+        on.scorer.progress = bar or on.scorer.progress
+        inner: Executor = SerialExecutor(share_weights(on.scorer, weights))
+        return Workshop(CachedExecutor(inner, cache, bar and bar.job_done), lambda: None)
+    task = None if data.task == "testbed" else on.task
+    pool = ProcessExecutor(
+        ScorerFactory(data, task, weights), workers, timeout=timeout, progress=bar
+    )
+    return Workshop(CachedExecutor(pool, cache, bar and bar.job_done), pool.close)

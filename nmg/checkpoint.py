@@ -1,0 +1,129 @@
+"""Checkpoints: written whole or not at all, found again, and chosen on held-out training data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from envs.adaptation.jobs import BASE
+
+
+class FolderWeights(dict[str, Tensor]):
+    """Language-model weights by content key, in a folder that workers and later runs share.
+
+    Args:
+        folder: one safetensors file per key.
+        base: the model's own weights; kept in memory.
+    """
+
+    def __init__(self, folder: Path, base: Tensor) -> None:
+        super().__init__({BASE: base})
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __contains__(self, key: object) -> bool:
+        return key == BASE or self._path(str(key)).is_file()
+
+    def __getitem__(self, key: str) -> Tensor:
+        from safetensors.torch import load_file
+
+        if key == BASE:
+            return super().__getitem__(BASE)
+        return load_file(self._path(key), device=str(super().__getitem__(BASE).device))["weights"]
+
+    def __setitem__(self, key: str, weights: Tensor) -> None:
+        from safetensors.torch import save_file
+
+        part = self._path(key).with_suffix(f".{os.getpid()}.part")
+        save_file({"weights": weights.detach().cpu()}, part)
+        part.replace(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.safetensors"
+
+
+def prune_weights(folder: Path, keep: set[str]) -> None:
+    """Delete the further pre-trained weights that no checkpoint needs."""
+    for path in folder.glob("*.safetensors"):
+        if path.stem not in keep:
+            path.unlink()
+
+
+def checkpoint_folder(run: Path, episode: int) -> Path:
+    return run / "checkpoints" / f"{episode:06d}"
+
+
+def write_checkpoint(
+    run: Path, episode: int, save: Callable[[Path], None], about: dict[str, Any]
+) -> Path:
+    """Write a checkpoint under a temporary name and move it to its place when it is whole.
+
+    Args:
+        run: the run folder.
+        episode: episodes played so far.
+        save: writes the agent into the folder it is given.
+        about: goes to ``run.json``.
+    """
+    folder = checkpoint_folder(run, episode)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save(part)
+    text = json.dumps({"episode": episode, **about}, indent=2)
+    (part / "run.json").write_text(text + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return folder
+
+
+def read_about(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob("[0-9]*"))
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that ``--resume`` goes on from."""
+    found = checkpoints(run)
+    return found[-1] if found else None
+
+
+def chosen_checkpoint(run: Path, start: int = 0) -> Path:
+    """The checkpoint to use: best on the validation deals, which are training data.
+
+    Args:
+        run: a run folder, or a checkpoint folder, which is then taken as it is.
+        start: first episode that may be used.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if (run / "agent.json").is_file():
+        return run
+    if not run.is_dir():
+        raise FileNotFoundError(f"There is no policy in {run}: the folder does not exist.")
+    found = [path for path in checkpoints(run) if int(path.name) >= max(1, start)]
+    if not found:
+        after = f" from episode {start} on" if start else ""
+        raise FileNotFoundError(
+            f"There is no checkpoint in {run}{after}; give a run folder of nmg train, or one of "
+            "its checkpoints."
+        )
+    # Equal values (no validation at all, too) leave it to the later one.
+    return max(found, key=lambda path: (read_about(path).get("validation", 0.0), path.name))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

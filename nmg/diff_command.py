@@ -1,0 +1,90 @@
+"""``nmg diff``: what differs between runs, settings and results side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nmg.comparison import number
+from nmg.options import read_settings
+
+EXAMPLES = """examples:
+  nmg diff output/testbed/tiny/a_neural output/testbed/tiny/b_neural
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``diff`` on the command line."""
+    parser = subparsers.add_parser(
+        "diff",
+        help="show what differs between runs",
+        description="Settings that differ between runs, and their results, side by side.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the two tables."""
+    if len(args.runs) < 2:
+        raise ValueError("One run differs from nothing; give at least two run folders.")
+    names = [run.name for run in args.runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in args.runs]
+    print(_columns("setting", names, differing([_settings(run) for run in args.runs])))
+    print()
+    print(_columns("result", names, side_by_side([_results(run) for run in args.runs])))
+    return 0
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The settings that are not the same in all runs; ``-`` where a run has none of the name."""
+    return {
+        name: values
+        for name, values in side_by_side(settings).items()
+        if any(value != values[0] for value in values)
+    }
+
+
+def side_by_side(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Name -> its value in each run, in the order in which names first appear."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: [str(run.get(name, "-")) for run in runs] for name in names}
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    path = run / "resolved.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no resolved.yaml.")
+    return read_settings(path)
+
+
+def _results(run: Path) -> dict[str, str]:
+    path = run / "results.json"
+    if not path.is_file():
+        return {"state": "no results yet"}
+    results = json.loads(path.read_text(encoding="utf-8"))
+    headline = results["headline"]
+    return {
+        f"{row['masking']} ({headline})": number(
+            row["means"][headline], row["deviations"][headline] or float("nan")
+        )
+        for row in results["rows"]
+    }
+
+
+def _columns(first: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    if not rows:
+        return f"No {first} differs."
+    table = [[first, *names], *([name, *values] for name, values in rows.items())]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )

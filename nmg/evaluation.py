@@ -1,0 +1,190 @@
+"""Score maskings on the same deals with the same seeds, outside of any learning."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from envs import spaces
+from envs.adaptation.jobs import AdaptationSettings, Executor, Score, ScoreJob
+from envs.world import Deal, World
+
+INFORMATIVE = "informative"
+"""Share of the masked tokens that are informative, 0 to 1, where that is known (the testbed)."""
+
+
+class Greedy:
+    """A learned policy asked for its most probable masks.
+
+    Args:
+        policy: anything with ``predict``.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def predict(
+        self,
+        observation: dict[str, np.ndarray],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Any]:
+        return self.policy.predict(observation, state, episode_start, deterministic=True)
+
+
+class BestMask:
+    """Masks the tokens that are known to be informative; it alone sees which they are.
+
+    Where they are fewer than the budget, nothing else is masked.
+    """
+
+
+Masking = Any
+"""A policy (``predict``), `BestMask`, or ``None`` for no further pre-training."""
+
+
+def seed_of(run: int, role: str, number: int) -> np.random.SeedSequence:
+    """Seed of a role in comparison ``number`` of run ``run``, apart from all training episodes."""
+    return np.random.SeedSequence(run, spawn_key=(0x7E57, zlib.crc32(role.encode()), number))
+
+
+def masking_job(
+    world: World,
+    deal: Deal,
+    masking: Masking,
+    *,
+    name: str,
+    budget: float,
+    settings: AdaptationSettings,
+    run: int,
+    number: int,
+) -> ScoreJob:
+    """The score job of a masking on a deal.
+
+    Args:
+        world: the deal's.
+        deal: what to mask, train and score on.
+        masking: how to mask.
+        name: of the masking; its draws are seeded by it.
+        budget: share of the tokens of a context that may be masked.
+        settings: how masks become a score.
+        run: seed of the comparison.
+        number: of the deal; with ``run`` it seeds everything, the same for every masking.
+    """
+    masks = None
+    if isinstance(masking, BestMask):
+        masks = _best_masks(deal, budget, seed_of(run, f"mask/{name}", number))
+    elif masking is not None:
+        masks = _policy_masks(world, deal, masking, budget, seed_of(run, f"mask/{name}", number))
+    return ScoreJob(
+        contexts=deal.contexts,
+        masks=masks,
+        train=deal.train,
+        score=deal.score,
+        settings=settings,
+        seed=int(seed_of(run, "score", number).generate_state(1)[0]),
+    )
+
+
+def observe(world: World, deal: Deal, budget: float) -> dict[str, np.ndarray]:
+    """All contexts of a deal as observations with a leading B."""
+    return spaces.pad_contexts(
+        deal.contexts,
+        deal.context_ids,
+        length=world.max_length,
+        pad_id=int(world.tokenizer.pad_token_id or 0),
+        budget=budget,
+    )
+
+
+def _policy_masks(
+    world: World, deal: Deal, policy: Any, budget: float, seed: np.random.SeedSequence
+) -> list[np.ndarray]:
+    observation = observe(world, deal, budget)
+    reseed = getattr(policy, "seed", None)
+    if callable(reseed):
+        reseed(int(seed.generate_state(1)[0]))
+    masks_BL, _ = policy.predict(observation, deterministic=False)
+    rng = np.random.default_rng(seed)
+    masks = []
+    for row, context in enumerate(deal.contexts):
+        one = spaces.observation_row(observation, row)
+        allowed, _, _ = spaces.allowed_mask(masks_BL[row], one, rng)
+        masks.append(allowed[: len(context)].astype(bool))
+    return masks
+
+
+def _best_masks(deal: Deal, budget: float, seed: np.random.SeedSequence) -> list[np.ndarray]:
+    if deal.informative is None:
+        raise ValueError("The best mask is known on the testbed only.")
+    rng = np.random.default_rng(seed)
+    masks = []
+    for context, informative in zip(deal.contexts, deal.informative, strict=True):
+        mask = np.zeros(len(context), dtype=bool)
+        places = rng.permutation(np.flatnonzero(informative & context.maskable))
+        mask[places[: spaces.token_budget(context, budget)]] = True
+        masks.append(mask)
+    return masks
+
+
+def evaluate(
+    world: World,
+    deals: Sequence[Deal],
+    maskings: Mapping[str, Masking],
+    executor: Executor,
+    *,
+    budget: float,
+    settings: AdaptationSettings,
+    run: int,
+) -> dict[str, list[dict[str, float]]]:
+    """Score every masking on every deal.
+
+    Args:
+        world: of the deals.
+        deals: the pairs of the comparison.
+        maskings: name -> policy, `BestMask` or ``None``.
+        executor: runs the jobs; all are submitted before the first is waited for.
+        budget: see `masking_job`, as ``settings`` and ``run``.
+        settings: of the jobs.
+        run: seed of the comparison.
+
+    Returns:
+        Masking -> the metrics of each deal, and the share of informative tokens where known.
+    """
+    running: list[dict[str, tuple[ScoreJob, Future[Score]]]] = []
+    for number, deal in enumerate(deals):
+        jobs = {
+            name: masking_job(
+                world,
+                deal,
+                masking,
+                name=name,
+                budget=budget,
+                settings=settings,
+                run=run,
+                number=number,
+            )
+            for name, masking in maskings.items()
+        }
+        running.append({name: (job, executor.submit(job)) for name, job in jobs.items()})
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in maskings}
+    for deal, results in zip(deals, running, strict=True):
+        for name, (job, future) in results.items():
+            scores[name].append({**future.result().metrics, **_informative(job, deal)})
+    return scores
+
+
+def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:
+    if deal.informative is None:
+        return {}
+    masks = job.masks or []
+    masked = sum(int(mask.sum()) for mask in masks)
+    hits = sum(
+        int((mask & best).sum()) for mask, best in zip(masks, deal.informative, strict=False)
+    )
+    return {INFORMATIVE: hits / masked if masked else float("nan")}

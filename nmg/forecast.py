@@ -1,0 +1,156 @@
+"""What a command will cost, before it starts: jobs, tokens, and a time from a short probe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from envs.adaptation.jobs import AdaptationSettings, ScoreJob
+
+if TYPE_CHECKING:
+    from envs.adaptation.scorer import Scorer
+
+PHASES = {
+    "further pre-training": "pretrain_tokens",
+    "fine-tuning": "finetune_tokens",
+    "evaluation": "eval_tokens",
+}
+"""Phase, as the scorer reports it -> its entry in the cost of a score."""
+
+
+def job_tokens(job: ScoreJob) -> dict[str, int]:
+    """Tokens of a job by phase, as its score will count them."""
+    settings = job.settings
+    masked = (
+        []
+        if job.masks is None
+        else [c for c, m in zip(job.contexts, job.masks, strict=True) if m.any()]
+    )
+    seeds = settings.finetune_seeds
+    return {
+        "further pre-training": settings.pretrain_epochs * sum(map(len, masked)),
+        "fine-tuning": seeds * settings.finetune_epochs * sum(map(len, job.train)),
+        "evaluation": seeds * sum(map(len, job.score)),
+    }
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted cost of a number of like jobs.
+
+    Attributes:
+        jobs: how many.
+        tokens: of all of them, by phase.
+        seconds: predicted wall time on ``workers`` processes.
+        workers: processes that share the jobs.
+    """
+
+    jobs: int
+    tokens: Mapping[str, int]
+    seconds: float
+    workers: int
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{amount(n)} {phase}" for phase, n in self.tokens.items() if n)
+        where = f" on {self.workers} workers" if self.workers > 1 else ""
+        return (
+            f"Forecast: {self.jobs} score jobs, {amount(sum(self.tokens.values()))} tokens "
+            f"({parts}), about {duration(self.seconds)}{where}."
+        )
+
+    def against(self, seconds: float) -> str:
+        """A line that compares the forecast with what it took."""
+        return f"Took {duration(seconds)}; forecast {duration(self.seconds)}."
+
+
+def forecast(
+    jobs: Mapping[str, tuple[int, ScoreJob]], rates: Mapping[str, float], workers: int = 1
+) -> Forecast:
+    """Predict the cost of jobs from examples of them.
+
+    Args:
+        jobs: kind -> (how many, one of the kind).
+        rates: tokens a second by phase, from `probe`.
+        workers: processes that share the jobs.
+    """
+    tokens = dict.fromkeys(PHASES, 0)
+    for count, job in jobs.values():
+        for phase, number in job_tokens(job).items():
+            tokens[phase] += count * number
+    seconds = sum(number / rates[phase] for phase, number in tokens.items() if number)
+    return Forecast(sum(count for count, _ in jobs.values()), tokens, seconds / workers, workers)
+
+
+def probe(scorer: Scorer, job: ScoreJob, seconds: float = 5.0) -> dict[str, float]:
+    """Measure tokens a second by phase on cut-down copies of a job.
+
+    Args:
+        scorer: left as it was.
+        job: one of the jobs to come; must have masks.
+        seconds: about how long to measure; a first, uncounted run warms up.
+    """
+    total: dict[str, list[float]] = {phase: [0.0, 0.0] for phase in PHASES}
+    started, size = time.perf_counter(), 2
+    _timed(scorer, _cut(job, 2))
+    while True:
+        small = _cut(job, size)
+        times, cost = _timed(scorer, small)
+        for phase, key in PHASES.items():
+            total[phase][0] += cost[key]
+            total[phase][1] += times[phase]
+        if time.perf_counter() - started > seconds / 3 or size >= len(job.contexts):
+            break
+        size *= 2
+    return {phase: tokens / max(spent, 1e-6) for phase, (tokens, spent) in total.items()}
+
+
+def _cut(job: ScoreJob, steps: int) -> ScoreJob:
+    settings: AdaptationSettings = replace(
+        job.settings, pretrain_epochs=1, finetune_epochs=1, finetune_seeds=1
+    )
+    contexts, examples = steps * settings.pretrain_batch, steps * settings.finetune_batch
+    return ScoreJob(
+        job.contexts[:contexts],
+        job.masks and job.masks[:contexts],
+        job.train[:examples],
+        job.score[:examples],
+        settings,
+        job.seed,
+    )
+
+
+def _timed(scorer: Scorer, job: ScoreJob) -> tuple[dict[str, float], Mapping[str, int]]:
+    spent = dict.fromkeys(PHASES, 0.0)
+    last = time.perf_counter()
+
+    def clock(phase: str, step: int, steps: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        spent[phase] += now - last
+        last = now
+
+    before: Callable[[str, int, int], None] = scorer.progress
+    scorer.progress = clock
+    try:
+        cost = scorer(job).cost
+    finally:
+        scorer.progress = before
+    return spent, cost
+
+
+def amount(number: float) -> str:
+    """``12.3 M``."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

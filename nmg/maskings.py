@@ -1,0 +1,110 @@
+"""The maskings of a comparison by name: strategies, learned policies and their null controls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.strategies import make_strategy
+from agents.strategies.shuffled import ShuffledPolicy
+from envs.models.states import TokenStates
+from envs.text.corpus import Context
+from envs.world import World
+from nmg.checkpoint import checkpoints
+from nmg.evaluation import Greedy, Masking
+
+MEASURED = 2_000
+"""Contexts on which the mask rates of a policy are measured for the shuffled control."""
+
+
+class VocabularyError(ValueError):
+    """A policy was made for another vocabulary than the language model's."""
+
+
+def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
+    """The policy in a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: if there is no policy.
+        VocabularyError: if it was made for another vocabulary.
+        ValueError: if it reads other language-model states than these.
+    """
+    from agents.actor_critic import MaskingActorCritic
+
+    path = checkpoint / "agent.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no policy in {checkpoint}: no agent.json.")
+    made_for = json.loads(path.read_text(encoding="utf-8"))["vocab_size"]
+    if made_for != vocab_size:
+        raise VocabularyError(
+            f"The policy in {checkpoint} was made for a vocabulary of {made_for} tokens, but the "
+            f"language model {states.language_model.name!r} has {vocab_size}; give the model that "
+            "it was trained with by --model."
+        )
+    return MaskingActorCritic.load(checkpoint, token_features=states, device="cpu").policy
+
+
+def untrained_policy(run: Path, states: TokenStates, vocab_size: int) -> Any:
+    """The policy as it was before training: checkpoint 0 of its run.
+
+    It masks by drawing: its scores are all alike, so its "best" tokens would be the leftmost.
+    """
+    folder = run.parent.parent if run.parent.name == "checkpoints" else run
+    first = [path for path in checkpoints(folder) if int(path.name) == 0]
+    if not first:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint 000000 of the untrained policy; use --no-controls."
+        )
+    return load_policy(first[0], states, vocab_size)
+
+
+def controls(
+    name: str, run: Path, policy: Any, states: TokenStates, vocab_size: int, observation: Any
+) -> dict[str, Masking]:
+    """The null controls of a learned policy.
+
+    Args:
+        name: of the policy in the table.
+        run: its run folder or checkpoint.
+        policy: itself.
+        states: what it sees of the language model.
+        vocab_size: of the language model.
+        observation: contexts, entries (B, L), to measure its mask rates on.
+    """
+    return {
+        f"{name}: untrained": untrained_policy(run, states, vocab_size),
+        f"{name}: shuffled": ShuffledPolicy(Greedy(policy), observation),
+    }
+
+
+def strategy(
+    name: str,
+    world: World,
+    contexts: Sequence[Context],
+    texts: Sequence[str] = (),
+    embeddings: np.ndarray | None = None,
+) -> Masking:
+    """A fixed strategy by name; ``None`` for the strategy ``none``.
+
+    Raises:
+        ValueError: if there is no such strategy, or it needs what is not at hand here.
+    """
+    if name == "none":
+        return None
+    return make_strategy(
+        name,
+        tokenizer=world.tokenizer,
+        contexts=contexts,
+        texts=texts or None,
+        embeddings=embeddings,
+    )
+
+
+def measured(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """At most `MEASURED` of the contexts, evenly spaced."""
+    step = 1 + (len(observation["input_ids"]) - 1) // MEASURED
+    return {name: values[::step] for name, values in observation.items()}

@@ -1,0 +1,104 @@
+"""``nmg prepare-lm``: train the masked-LM head that a published encoder lacks, and cache it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.models.prepare import PreparationSettings
+from nmg.forecast import duration
+from nmg.options import add_flags, build, given_flags
+
+if TYPE_CHECKING:
+    from envs.text.corpus import Corpus
+
+EXAMPLES = """examples:
+  nmg prepare-lm --model minilm --corpus wikitext-2/train.txt.gz
+  nmg prepare-lm --model ./my-encoder --corpus a.txt b.txt --steps 5000 --output ./my-lm
+"""
+HELD_OUT = 0.05
+"""Share of the contexts that the model's loss is measured on, before and after."""
+
+
+@dataclass(frozen=True)
+class PreparationConfig:
+    """Everything that can be set about the training."""
+
+    training: PreparationSettings = field(default_factory=PreparationSettings)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``prepare-lm`` on the command line."""
+    parser = subparsers.add_parser(
+        "prepare-lm",
+        help="train a masked-LM head where one lacks",
+        description="Train the masked-LM head of an encoder that was published without one, then "
+        "the whole model, on plain text. The model is cached and found by its name from then on.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", default="minilm", help="name or folder (default: minilm)")
+    parser.add_argument(
+        "--corpus", type=Path, nargs="+", required=True, metavar="FILE", help="plain text or .gz"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write (default: the cache)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    add_flags(parser, PreparationConfig, sources=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure on held-out text, save."""
+    from envs.models.loading import load_language_model, prepared_folder
+    from envs.models.prepare import masked_lm_quality, save_language_model, train_masked_lm
+    from envs.models.runtime import tune_runtime
+    from nmg.callbacks import progress_bar
+
+    settings = build(PreparationConfig, given_flags(PreparationConfig, args)).training
+    tune_runtime(threads=os.cpu_count() or 1)
+    lm = load_language_model(
+        args.model, device=args.device, precision=args.precision, cold_head=True
+    )
+    corpus, held_out = _split(_read(args.corpus, lm.tokenizer, settings.window), settings.seed)
+    print(f"{len(corpus)} contexts to train on, {len(held_out)} held out.")
+    before = masked_lm_quality(lm, held_out)
+    print(f"before: {before.loss:.2f} nats, {before.accuracy:.1f}% right", flush=True)
+    started = time.perf_counter()
+    with progress_bar() as progress:
+        train_masked_lm(lm, corpus, settings, progress)
+    after = masked_lm_quality(lm, held_out)
+    folder = args.output or prepared_folder(args.model)
+    save_language_model(lm, folder, after)
+    print(f"after:  {after.loss:.2f} nats, {after.accuracy:.1f}% right")
+    print(f"Took {duration(time.perf_counter() - started)}. The model is in {folder}.")
+    return 0
+
+
+def _read(paths: list[Path], tokenizer: Any, window: int) -> Corpus:
+    from envs.text.corpus import build_corpus
+    from envs.text.readers import read_documents
+
+    documents = [document for path in paths for document in read_documents(path)]
+    return build_corpus(documents, tokenizer, window)
+
+
+def _split(corpus: Corpus, seed: int) -> tuple[Corpus, list[Any]]:
+    from envs.text.corpus import Corpus
+
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    count = max(1, int(HELD_OUT * len(corpus)))
+    if len(corpus) <= count:
+        raise ValueError(
+            f"The corpus has {len(corpus)} context(s); it needs at least two, one to train on and "
+            "one to measure on."
+        )
+    held_out = [corpus[int(i)] for i in order[:count]]
+    return Corpus([corpus[int(i)] for i in order[count:]], corpus.tokenizer), held_out

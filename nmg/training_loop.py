@@ -1,0 +1,194 @@
+"""What happens around an agent's episodes: records, checkpoints, validation, exact resume.
+
+An episode is recorded when its updates are done, which is when the next one begins; a checkpoint
+is written there too, so a run that goes on from it does what the uninterrupted run does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from envs.adaptation.jobs import Executor
+from envs.masking_env import MaskingEnv
+from envs.models.states import TokenStates
+from envs.references import UniformRandom
+from envs.world import Deal, World
+from nmg.assembly import Stage
+from nmg.callbacks import EpisodeBar, RunLog
+from nmg.checkpoint import FolderWeights, prune_weights, read_about, write_checkpoint
+from nmg.config import TrainingConfig
+from nmg.evaluation import Greedy, evaluate, seed_of
+
+if TYPE_CHECKING:
+    from agents.actor_critic import MaskingActorCritic
+
+
+def validation_deals(config: TrainingConfig, world: World, count: int) -> list[Deal]:
+    """Deals of the training world that no episode gets."""
+    return [world.deal(seed_of(config.run.seed, "validation", n)) for n in range(count)]
+
+
+class Validation:
+    """Compares a policy with random masking on fixed deals of the training data.
+
+    Args:
+        config: how many deals, how scored.
+        on: the world and the task.
+        executor: remembers random's scores.
+    """
+
+    def __init__(self, config: TrainingConfig, on: Stage, executor: Executor) -> None:
+        self._config, self._on, self._executor = config, on, executor
+        self._deals: list[Deal] | None = None
+
+    def __call__(self, policy: Any) -> float | None:
+        """Mean gain over random in the metric that the agent learns from; ``None`` if off."""
+        count = self._config.run.validation_episodes
+        if not count:
+            return None
+        if self._deals is None:
+            self._deals = validation_deals(self._config, self._on.world, count)
+        scores = evaluate(
+            self._on.world,
+            self._deals,
+            {"policy": Greedy(policy), "random": UniformRandom()},
+            self._executor,
+            budget=self._config.episode.budget,
+            settings=self._config.adaptation,
+            run=self._config.run.seed,
+        )
+        metric = self._config.agent.metric
+        metric = self._on.task.headline if metric == "headline" else metric
+        pairs = zip(scores["policy"], scores["random"], strict=True)
+        gain = float(np.mean([mine[metric] - other[metric] for mine, other in pairs]))
+        return gain if self._on.task.higher_is_better.get(metric, True) else -gain
+
+
+class TrainingCallback(BaseCallback):
+    """Records episodes, writes checkpoints and keeps the states of a continual model current.
+
+    Args:
+        folder: the run folder.
+        log: gets a record per episode.
+        bar: told when an episode is over.
+        every: episodes between checkpoints.
+        last: episodes of the run; the last one is a checkpoint.
+        validation: measures the policy at each checkpoint.
+        env: the agent's environment, unwrapped.
+        states: what the policy sees of the language model.
+        weights: folder of further pre-trained weights, in continual mode.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        log: RunLog,
+        bar: EpisodeBar,
+        *,
+        every: int,
+        last: int,
+        validation: Validation,
+        env: MaskingEnv,
+        states: TokenStates,
+        weights: Path | None,
+    ) -> None:
+        super().__init__()
+        self._folder, self._log, self._bar = folder, log, bar
+        self._every, self._last = every, last
+        self._validation, self._env = validation, env
+        self._states, self._weights = states, weights
+        self._base = states.language_model.snapshot() if weights else None
+        self._pending: dict[str, Any] | None = None
+        self._weights_after = env.weights
+        self._done = 0
+        self._started = time.perf_counter()
+
+    def restore(self, agent: MaskingActorCritic, checkpoint: Path) -> None:
+        """Put agent and environment back to where the checkpoint was written."""
+        about = read_about(checkpoint)
+        agent.load_state(checkpoint)
+        self._done = about["episode"]
+        assert agent.env is not None
+        agent.env.set_options({"episode": self._done, "weights": about["weights"]})
+        self._weights_after = about["weights"]
+        self._follow_weights()
+
+    def _on_training_start(self) -> None:
+        self._started = time.perf_counter()
+        if not self._done:
+            write_checkpoint(self._folder, 0, self._agent.save, {"weights": self._env.weights})
+
+    def _on_step(self) -> bool:
+        if self.locals["dones"][0]:
+            # The environment has been reset by now: its weights are those the next episode starts
+            # from, and the info is the finished one's.
+            self._pending = self.locals["infos"][0]
+            self._weights_after = self._env.weights
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._record()
+
+    def _on_training_end(self) -> None:
+        self._record()
+
+    @property
+    def _agent(self) -> Any:
+        return self.model
+
+    def _record(self) -> None:
+        if self._pending is None:
+            return
+        info, self._pending = self._pending, None
+        now = time.perf_counter()
+        record = episode_record(info, self._agent.last_metrics)
+        self._follow_weights()
+        episode, self._done = self._done, self._done + 1
+        checkpoint = self._done % self._every == 0 or self._done == self._last
+        if checkpoint:
+            gain = self._validation(self._agent.policy)
+            if gain is not None:
+                record["validation"] = {"gain": gain}
+        self._log.write(episode, record, now - self._started)
+        self._started = time.perf_counter()
+        self._bar.unit_done()
+        if checkpoint:
+            about = {"weights": self._weights_after, **record.get("validation", {})}
+            about["validation"] = about.pop("gain", 0.0)
+            write_checkpoint(self._folder, self._done, self._agent.save_state, about)
+            if self._weights is not None:
+                prune_weights(self._weights, {self._weights_after})
+
+    def _follow_weights(self) -> None:
+        """In continual mode the policy sees the model as it is now."""
+        if self._weights is None or self._base is None:
+            return
+        stored = FolderWeights(self._weights, self._base)
+        self._states.language_model.restore(stored[self._weights_after])
+        self._states.forget()
+
+
+def episode_record(info: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What metrics.jsonl says of an episode; nothing in it depends on the clock."""
+    record: dict[str, Any] = {
+        "reward": metrics.get("reward", 0.0),
+        "score": {name: dict(values) for name, values in info["scores"].items()},
+        "cost": {name: dict(values) for name, values in info["cost"].items()},
+        "mask": {
+            "dropped": int(info["mask/dropped"]),
+            "over_budget": int(info["mask/over_budget"]),
+            "count": {name: int(np.sum(masks)) for name, masks in info["masks"].items()},
+        },
+        "agent": {
+            name: value for name, value in metrics.items() if name.startswith(("loss/", "critic/"))
+        },
+    }
+    if "informative_share" in info:
+        record["informative"] = dict(info["informative_share"])
+    return record

@@ -1,0 +1,185 @@
+"""The end of meta-training: choose a checkpoint, compare it on fresh deals, write the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from envs.adaptation.jobs import Executor
+from envs.references import UniformRandom
+from envs.world import Deal
+from nmg.assembly import Stage
+from nmg.callbacks import read_records
+from nmg.checkpoint import chosen_checkpoint, write_text
+from nmg.comparison import ComparisonTable, as_json, as_text, tabulate
+from nmg.config import TrainingConfig
+from nmg.evaluation import BestMask, Greedy, Masking, evaluate, observe, seed_of
+from nmg.forecast import amount, duration
+from nmg.maskings import controls, load_policy, measured, strategy
+from nmg.options import differences, flatten
+from nmg.report.charts import line_chart
+from nmg.report.page import Section, comparison_sections, settings_section, write_report
+
+POLICY = "policy"
+
+
+def finish(
+    config: TrainingConfig, folder: Path, on: Stage, executor: Executor, seconds: float
+) -> None:
+    """Print the table and write results.json and report.html.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        on: world and task.
+        executor: scores the final comparison.
+        seconds: wall time of this part of the run, for the report.
+    """
+    checkpoint = chosen_checkpoint(folder)
+    table = None
+    if config.run.final_episodes:
+        table = compare_at_the_end(config, checkpoint, folder, on, executor)
+        write_text(folder / "results.json", json.dumps(as_json(table), indent=2) + "\n")
+        print("\n" + as_text(table) + "\n")
+    records = read_records(folder / "metrics.jsonl")
+    write_training_report(config, folder, checkpoint, records, table, seconds)
+    print(f"Policy: {checkpoint} (chosen on training data)")
+    print(f"Report: {folder / 'report.html'}")
+
+
+def compare_at_the_end(
+    config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage, executor: Executor
+) -> ComparisonTable:
+    """The chosen policy against random, its null controls, the rivals and the best mask."""
+    world, vocab_size = on.world, on.world.vocab_size
+    count = config.run.final_episodes
+    deals = [world.deal(seed_of(config.run.seed, "final", n)) for n in range(count)]
+    policy = load_policy(checkpoint, on.states, vocab_size)
+    maskings: dict[str, Masking] = {POLICY: Greedy(policy), "random": UniformRandom()}
+    fresh = world.deal(seed_of(config.run.seed, "measure", 0))
+    seen = measured(observe(world, fresh, config.episode.budget))
+    maskings |= controls(POLICY, folder, policy, on.states, vocab_size, seen)
+    for name in config.run.rivals:
+        maskings[name] = strategy(name, world, _contexts(deals))
+    if deals[0].informative is not None:
+        maskings["best mask"] = BestMask()
+    scores = evaluate(
+        world,
+        deals,
+        maskings,
+        executor,
+        budget=config.episode.budget,
+        settings=config.adaptation,
+        run=config.run.seed,
+    )
+    headline = on.task.headline if config.agent.metric == "headline" else config.agent.metric
+    better = on.task.higher_is_better.get(headline, True)
+    return tabulate(scores, headline=headline, higher_is_better=better, unit="episodes")
+
+
+def _contexts(deals: Sequence[Deal]) -> list[Any]:
+    return [context for deal in deals for context in deal.contexts]
+
+
+def write_training_report(
+    config: TrainingConfig,
+    folder: Path,
+    checkpoint: Path,
+    records: Sequence[Mapping[str, Any]],
+    table: ComparisonTable | None,
+    seconds: float,
+) -> None:
+    """Curves, table and settings on one page."""
+    metric = table.headline if table else config.agent.metric
+    sections = comparison_sections(table, "After training: fresh deals") if table else []
+    sections += _curves(records, metric, int(checkpoint.name))
+    sections.append(settings_section("Settings that differ from the defaults", differences(config)))
+    sections.append(settings_section("All settings", flatten(config)))
+    tokens = sum(sum(cost.values()) for record in records for cost in _token_costs(record))
+    facts = {
+        "episodes": len(records),
+        "tokens through the language model": amount(tokens),
+        "wall time": duration(seconds),
+        "checkpoint, chosen on training data": checkpoint.name,
+    }
+    data = config.data
+    title = f"Meta-training: {Path(data.dataset).name}, {Path(data.model).name}, seed "
+    write_report(
+        folder / "report.html", title + str(config.run.seed), _lead(table), facts, sections
+    )
+
+
+def _token_costs(record: Mapping[str, Any]) -> list[dict[str, int]]:
+    return [
+        {name: n for name, n in cost.items() if name.endswith("_tokens")}
+        for cost in record["cost"].values()
+    ]
+
+
+def _lead(table: ComparisonTable | None) -> str:
+    if table is None:
+        return "No comparison was made at the end; nmg test makes one on the test split."
+    versus = next(row.versus for row in table.rows if row.name == POLICY)
+    assert versus is not None
+    pairs, unit = table.pairs
+    return (
+        f"Against random masking, over {pairs} paired {unit}: {versus.verdict} "
+        f"({table.headline} {versus.difference:+.3f}, 95% interval {versus.low:+.3f} to "
+        f"{versus.high:+.3f})."
+    )
+
+
+def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> list[Section]:
+    sections = []
+    if any("informative" in record for record in records):
+        shares = {
+            name: smooth(
+                [(r["episode"] + 1, r["informative"].get(name)) for r in records], window=5
+            )
+            for name in ("agent", "random")
+        }
+        chart = line_chart(
+            shares, "episode", "share of masked tokens that are informative", marks=_mark(chosen)
+        )
+        text = (
+            "What the agent masks while it explores, mean of five episodes; the policy by itself "
+            "is in the table above."
+        )
+        sections.append(Section("What is masked", text, chart))
+    scores = {
+        name: smooth([(r["episode"] + 1, _score(r, name, metric)) for r in records], window=5)
+        for name in ("agent", "random", "opponent")
+    }
+    scores = {name: points for name, points in scores.items() if points}
+    text = "Scores of the episodes, mean of five; contexts differ from episode to episode."
+    sections.append(
+        Section("Episodes", text, line_chart(scores, "episode", metric, marks=_mark(chosen)))
+    )
+    gains = [(r["episode"] + 1, r["validation"]["gain"]) for r in records if "validation" in r]
+    if len(gains) > 1:
+        text = "Gain of the policy over random on fixed deals of the training data."
+        chart = line_chart({"gain": gains}, "episode", "gain over random", marks=_mark(chosen))
+        sections.append(Section("Choosing the checkpoint", text, chart))
+    return sections
+
+
+def _mark(chosen: int) -> list[tuple[float, str]]:
+    return [(float(chosen), "chosen")]
+
+
+def _score(record: Mapping[str, Any], name: str, metric: str) -> float | None:
+    metrics = record["score"].get(name, {})
+    value = metrics.get(metric)
+    return value if value is not None else next(iter(metrics.values()), None)
+
+
+def smooth(points: Sequence[tuple[float, float | None]], window: int) -> list[tuple[float, float]]:
+    """Running means over up to ``window`` points; points without a value are left out."""
+    known = [(x, y) for x, y in points if y is not None]
+    means = []
+    for i, (x, _) in enumerate(known):
+        last = [y for _, y in known[max(0, i + 1 - window) : i + 1]]
+        means.append((x, sum(last) / len(last)))
+    return means
