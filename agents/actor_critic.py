@@ -26,7 +26,6 @@ Both act by drawing tokens without replacement, and by the top k when determinis
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +39,15 @@ from torch import Tensor, nn
 
 from agents import budgeted, persistence
 from agents.contexts import Contexts
-from agents.critic import TokenValueCritic
-from agents.episode import PlayedEpisode, Runs, masked_sums, read_runs
+from agents.episode import PlayedEpisode, Runs, find_metric, read_runs
+from agents.experience import PLAYER, RIVAL, Experience
 from agents.features import StateProvider, TokenFeatures
-from agents.policy import MaskingNetwork, MaskingPolicy, network_inputs
+from agents.losses import masking_losses
+from agents.players import Players
+from agents.policy import MaskingPolicy, state_values
 from agents.replay_buffer import MaskReplayBuffer, ReplayBatch
-from agents.self_play import (
-    AGENT,
-    OPPONENT,
-    RANDOM,
-    UNIFORM,
-    Lean,
-    Opponent,
-    assign_credit,
-    lean_scores,
-    relative_scores,
-)
+from agents.self_play import OPPONENT, Opponent
 from agents.settings import AgentSettings
-
-PLAYER, RIVAL = 0, 1
-"""The agent and its learning opponent, as replay and optimisers number them."""
 
 
 class MaskingActorCritic(OffPolicyAlgorithm):
@@ -77,6 +65,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         seed: seeds everything, the environment too; without, every run differs.
         observation_space: instead of an environment's.
         action_space: instead of an environment's.
+        options: Stable-Baselines3's ``device``, ``verbose``, ``tensorboard_log``,
+            ``stats_window_size`` and ``monitor_wrapper``.
     """
 
     def __init__(
@@ -86,14 +76,10 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         *,
         token_features: StateProvider | None = None,
         seed: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        device: torch.device | str = "auto",
-        monitor_wrapper: bool = True,
         observation_space: spaces.Dict | None = None,
         action_space: spaces.MultiBinary | None = None,
         _init_setup_model: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(
             MaskingPolicy,
@@ -104,15 +90,11 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             batch_size=settings.batch,
             gradient_steps=settings.updates,
             replay_buffer_class=MaskReplayBuffer,  # type: ignore[arg-type]
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
             support_multi_env=True,
-            monitor_wrapper=monitor_wrapper,
             seed=seed,
             sde_support=False,
             supported_action_spaces=(spaces.MultiBinary,),
+            **options,
         )
         if env is None:
             assert observation_space is not None
@@ -137,36 +119,26 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         vocab_size = persistence.vocabulary(self.observation_space)
         self.features = TokenFeatures(self.provider, self.settings, vocab_size, self.run_seed)
         self.features.to(self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.run_seed)
-            policy = MaskingPolicy(
-                self.observation_space,
-                self.action_space,
-                self.lr_schedule,
-                features=self.features,
-                settings=self.settings,
-            )
-            size, table = self.features.size, vocab_size if self.provider is None else 0
-            rival = MaskingNetwork(size, table, self.settings)
-        self.policy = policy.to(self.device)
-        policy.seed(self.run_seed)
-        self.networks = [policy.network]
-        if self.settings.self_play in ("frozen", "learning"):
-            self.networks.append(rival.to(self.device))
-        learners = self.networks if self.settings.self_play == "learning" else self.networks[:1]
-        rate = self.settings.learning_rate
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(n.parameters(), lr=rate) for n in learners]
-        seeds = [self.run_seed + number for number in range(self.n_envs)]
-        self.opponents = [Opponent(self.networks[-1], self.features, seed) for seed in seeds]
-        self.critic: TokenValueCritic | None = None
+        self.players = Players(
+            self.observation_space,
+            self.action_space,
+            self.features,
+            self.settings,
+            seed=self.run_seed,
+            n_envs=self.n_envs,
+            device=self.device,
+        )
+        self.policy = self.players.policy
         self.replay_buffer = self.memory = MaskReplayBuffer(  # type: ignore[assignment]
             self.settings.replay_capacity,
             self.observation_space,
             self.action_space,
             contexts=self.settings.replay_contexts,
             priority=self.settings.replay_priority,
+            normalise=self.settings.reward == "difference",
             seed=self.run_seed,
         )
+        self.experience = Experience(self.settings, self.features, self.memory)
         self._playing: list[PlayedEpisode | None] = [None] * self.n_envs
         self._begun = 0
         self._untrained = 0
@@ -174,7 +146,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     @property
     def opponent(self) -> Opponent:
         """The opponent of the first environment."""
-        return self.opponents[0]
+        return self.players.opponents[0]
 
     def attach_opponent(self, env: GymEnv | None = None) -> None:
         """Make the opponent a reference of the environment: ``references["opponent"]``.
@@ -189,19 +161,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """
         if self.settings.self_play == "none":
             return
-        target = self.env if env is None else env
-        if isinstance(target, VecEnv):
-            target = target.unwrapped
-        members = getattr(target, "envs", None) or [target]
-        for member, opponent in zip(members, self.opponents, strict=False):
-            references = getattr(getattr(member, "unwrapped", member), "references", None)
-            if references is None:
-                raise ValueError(
-                    f"Self-play '{self.settings.self_play}' needs an environment of this process "
-                    "with a dictionary 'references'; use a DummyVecEnv of masking environments, "
-                    "or self_play='none'."
-                )
-            references[OPPONENT] = opponent
+        self.players.attach(self.env if env is None else env)
 
     # Acting
 
@@ -221,37 +181,15 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """Draw how this episode leans, and mask all of it at once where the environment can."""
         rng = np.random.default_rng([self.run_seed, 4, self._begun])
         self._begun += 1
-        lean = self._draw_lean(rng)
-        episode = PlayedEpisode(self.networks[PLAYER], lean, rng)
+        lean = self.experience.draw_lean(rng)
+        episode = PlayedEpisode(self.players.networks[PLAYER], lean, rng)
         self._playing[index] = episode
-        self.opponents[index].lean = self._opponent_lean(lean)
+        self.players.opponents[index].lean = self.experience.opponent_lean(lean)
         assert self.env is not None
         if self.env.has_attr("observe_episode"):
             seen = self.env.env_method("observe_episode", indices=index)[0]
             episode.plan(Contexts.of(seen), self.features)
         return episode
-
-    def _draw_lean(self, rng: np.random.Generator) -> Lean:
-        settings = self.settings
-        if settings.exploration == "tokens":
-            return Lean()
-        if not self.features.ready:
-            return UNIFORM
-        if self.critic is None:
-            direction = rng.standard_normal(self.features.size)
-            spread = self.features.spread(direction)
-            return Lean(direction * settings.lean / max(spread, 1e-12))
-        mean = self.critic.mean()
-        away = self.critic.sample(rng) - mean
-        sure, unsure = self.features.spread(mean), self.features.spread(away)
-        total = max(float(np.hypot(sure, unsure)), 1e-12)
-        return Lean(away * settings.lean / total, sure / total)
-
-    def _opponent_lean(self, lean: Lean) -> Lean:
-        started = self.memory.tokens() >= self.settings.replay_start
-        if self.settings.self_play in ("none", "random") or not started:
-            return UNIFORM
-        return lean.reversed() if self.settings.self_play == "antithetic" else Lean()
 
     # Remembering
 
@@ -277,109 +215,80 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
         """Learn what a whole episode says: frequencies, basis, critic, replay, opponent."""
-        contexts = episode.contexts()
-        runs = read_runs(info, episode, self._metric(info, index))
-        self.features.count(contexts)
-        self.features.fit(contexts)
-        if self.settings.critic == "decomposed":
-            if self.critic is None and self.features.ready:
-                f = self.features
-                self.critic = TokenValueCritic(f.share_D, f.group_D, f.covariance_DD)
-            if self.critic is not None:
-                self._explain(contexts, runs)
-        self._remember(PLAYER, contexts, runs, episode.log_probs(), (OPPONENT, RANDOM))
-        if OPPONENT in runs.masks:
-            self._update_opponent(index, contexts, runs)
+        assert self.env is not None
+        env = self.env
+        metric = find_metric(
+            self.settings.metric, info, lambda: env.get_attr("headline", indices=index)[0]
+        )
+        contexts, runs = episode.contexts(), read_runs(info, episode, metric)
+        self.experience.learn(contexts, runs)
+        self._remember(PLAYER, contexts, runs, episode.log_probs())
+        if OPPONENT in runs.scores:
+            self.players.crown(runs)
+        if OPPONENT in runs.scores and self.settings.self_play == "learning":
+            scores_BL = self.players.rival_scores(contexts, self.players.opponents[index].lean)
+            maskable_BL = torch.as_tensor(contexts.maskable)
+            log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
+            self._remember(RIVAL, contexts, runs, log_probs_BL)
         self._untrained += 1
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
         self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
-        if self.critic is not None:
-            summary = self.critic.summary()
+        if self.experience.critic is not None:
+            summary = self.experience.critic.summary()
             self.last_metrics |= {f"critic/{name}": value for name, value in summary.items()}
         for name, value in self.last_metrics.items():
             self.logger.record(f"rollout/{name}", value)
 
-    def _metric(self, info: dict[str, Any], index: int) -> str:
-        if self.settings.metric != "headline" or "scores" not in info:
-            return self.settings.metric
-        if "headline" in info:
-            return str(info["headline"])
-        assert self.env is not None
-        return str(self.env.get_attr("headline", indices=index)[0])
-
-    def _explain(self, contexts: Contexts, runs: Runs) -> None:
-        assert self.critic is not None
-        names = list(runs.scores)
-        masks_RBL = np.stack([runs.masks[name] for name in names])
-        sums_RD = masked_sums(self.features, contexts, masks_RBL)
-        score_R = np.array([runs.scores[name] for name in names])
-        relative_R = relative_scores(score_R, self.settings.reward)
-        self.critic.observe(sums_RD, masks_RBL.sum(axis=(1, 2)), relative_R)
-
     def _remember(
-        self,
-        player: int,
-        contexts: Contexts,
-        runs: Runs,
-        log_probs_BL: np.ndarray,
-        rivals: tuple[str, ...],
+        self, player: int, contexts: Contexts, runs: Runs, log_probs_BL: np.ndarray
     ) -> None:
-        name = OPPONENT if player else AGENT
-        kind = self.settings.reward
-        credits_BL = assign_credit(runs.masks, runs.scores, name, rivals, kind)
         values_B = np.zeros(len(contexts))
         if self.settings.replay_priority and self.settings.critic == "state-value":
-            values_B = self._state_values(contexts, player)
-        masks_BL = runs.masks[name]
-        self.memory.add(contexts, masks_BL, log_probs_BL, credits_BL, values_B, player)
-
-    @torch.no_grad()
-    def _state_values(self, contexts: Contexts, player: int) -> np.ndarray:
-        values = []
-        for start in range(0, len(contexts), self.settings.batch):
-            part = contexts.rows(slice(start, start + self.settings.batch)).trimmed()
-            _, real_BL = network_inputs(part, self.device)
-            value_B = self.networks[player].state_value(self.features(part), real_BL)
-            values.append(value_B.cpu().numpy())
-        return np.concatenate(values)
-
-    def _update_opponent(self, index: int, contexts: Contexts, runs: Runs) -> None:
-        """Give a learning opponent its experience; let a frozen one become a player that won."""
-        if self.settings.self_play == "learning":
-            lean = self.opponents[index].lean
-            scores_BL = lean_scores(self.networks[RIVAL], self.features, contexts, lean)
-            maskable_BL = torch.as_tensor(contexts.maskable)
-            log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
-            self._remember(RIVAL, contexts, runs, log_probs_BL, (AGENT, RANDOM))
-        elif self.settings.self_play == "frozen" and runs.scores[AGENT] > runs.scores[OPPONENT]:
-            self.networks[RIVAL].load_state_dict(self.networks[PLAYER].state_dict())
+            values_B = state_values(self.players.networks[player], self.features, contexts)
+        self.experience.remember(player, contexts, runs, log_probs_BL, values_B)
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """Play; first learn from an episode that was saved before its updates were made."""
         self.train(self.gradient_steps, self.batch_size)
-        return super().collect_rollouts(env, *args, **kwargs)
+        rollout = super().collect_rollouts(env, *args, **kwargs)
+        if not rollout.continue_training:
+            # A callback stopped in the middle of a step: the environments went on without us.
+            self.forget_unfinished()
+        return rollout
+
+    def unfinished(self) -> tuple[int, int]:
+        """Episodes begun but not finished, and the environment steps spent on them."""
+        playing = [episode for episode in self._playing if episode is not None]
+        return len(playing), sum(len(episode) for episode in playing)
+
+    def forget_unfinished(self) -> None:
+        """Drop unfinished episodes and their steps; the environments will be reset."""
+        episodes, steps = self.unfinished()
+        self._begun, self.num_timesteps = self._begun - episodes, self.num_timesteps - steps
+        self._playing = [None] * self.n_envs
+        self._last_obs = None
 
     # Learning
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Update after a finished episode; does nothing otherwise."""
-        started = self.memory.tokens() >= self.settings.replay_start
         due, self._untrained = self._untrained > 0, 0
-        if not due or not started:
+        if not due or not self.experience.started:
             return
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.optimizers)
-        self._token_weights = self._value_weights()
+        self._update_learning_rate(self.players.optimizers)
+        self._value_weights_D = self.experience.value_weights(self.device)
         totals: dict[str, float] = {}
-        for player, optimizer in enumerate(self.optimizers):
-            if self.settings.gradient == "sampled" and not self.memory.tokens(player):
-                continue
+        for player, optimizer in enumerate(self.players.optimizers):
             for _ in range(gradient_steps):
-                terms = self.losses(self._sample(player, batch_size))
+                batch = self.experience.sample(player, batch_size)
+                if batch is None:
+                    break
+                terms = self.losses(batch)
                 optimizer.zero_grad()
                 torch.stack(list(terms.values())).sum().backward()
                 limit = self.settings.max_grad_norm
-                nn.utils.clip_grad_norm_(self.networks[player].parameters(), limit)
+                nn.utils.clip_grad_norm_(self.players.networks[player].parameters(), limit)
                 optimizer.step()
                 if player == PLAYER:
                     for name, term in terms.items():
@@ -390,67 +299,20 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}_loss", total / gradient_steps)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def _value_weights(self) -> Tensor:
-        """Weights of the expected token value, scaled to a spread of 1 over tokens, (D,)."""
-        if self.critic is None:
-            return torch.zeros(self.features.size, device=self.device)
-        mean = self.critic.mean()
-        scaled = mean / max(self.features.spread(mean), 1e-12)
-        return torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
-
-    def _sample(self, player: int, batch_size: int) -> ReplayBatch:
-        if self.settings.gradient == "expected":
-            return replace(self.memory.sample_contexts(batch_size), player=player)
-        return self.memory.sample_tokens(batch_size, player)
-
     def losses(self, batch: ReplayBatch) -> dict[str, Tensor]:
         """The terms of the loss, weighted: their sum is minimised. Override to change the learner.
 
         Args:
             batch: contexts from replay; with ``gradient="sampled"``, a masked token of each.
         """
-        network = self.networks[batch.player]
-        ids_BL, real_BL = network_inputs(batch.contexts, self.device)
-        maskable_BL = torch.as_tensor(batch.contexts.maskable, device=self.device)
-        phi_BLD = self.features(batch.contexts)
-        log_probs_BL = budgeted.token_log_probs(network(phi_BLD, ids_BL, real_BL), maskable_BL)
-        terms = {"entropy": -self.settings.entropy * budgeted.entropy(log_probs_BL).mean()}
-        probs_BL = log_probs_BL.exp()
-        value_BL = (phi_BLD @ self._token_weights).masked_fill(~maskable_BL, 0.0)
-        expected_B = (probs_BL * value_BL).sum(dim=1)
-        if self.settings.gradient == "expected":
-            return terms | {"policy": -expected_B.mean()}
-        assert batch.positions is not None
-        at_B = torch.as_tensor(batch.positions, device=self.device)
-        rows_B = torch.arange(len(at_B), device=self.device)
-        if self.settings.critic == "decomposed":
-            advantage_B = (value_BL[rows_B, at_B] - expected_B).detach()
-        else:
-            credit_B = self._credits(batch)
-            error_B = credit_B - network.state_value(phi_BLD, real_BL)
-            advantage_B = error_B.detach()
-            terms["value"] = self.settings.value_weight * error_B.square().mean()
-            if batch.entries is not None and self.settings.replay_priority:
-                self.memory.update_surprise(batch.entries, advantage_B.abs().cpu().numpy())
-        behaviour_B = torch.as_tensor(batch.log_probs, device=self.device)
-        gain_B = self._weighted(log_probs_BL[rows_B, at_B], behaviour_B, advantage_B)
-        return terms | {"policy": -gain_B.mean()}
-
-    def _credits(self, batch: ReplayBatch) -> Tensor:
-        credit_B = torch.as_tensor(batch.credits, device=self.device)
-        # Signs have a size of their own; differences are brought to it.
-        return credit_B if self.settings.reward == "sign" else credit_B / self.memory.credit_scale()
-
-    def _weighted(self, log_prob_B: Tensor, behaviour_B: Tensor, advantage_B: Tensor) -> Tensor:
-        """Advantages under the policy, from tokens that an older policy drew."""
-        limit = self.settings.importance_limit
-        if self.settings.importance == "none":
-            return log_prob_B * advantage_B
-        ratio_B = (log_prob_B - behaviour_B).exp()
-        if self.settings.importance == "truncated":
-            return ratio_B.detach().clamp(max=limit) * log_prob_B * advantage_B
-        near_B = ratio_B.clamp(2 - limit, limit)
-        return torch.minimum(ratio_B * advantage_B, near_B * advantage_B)
+        network = self.players.networks[batch.player]
+        terms, error_N = masking_losses(
+            network, self.features, batch, self._value_weights_D, self.settings
+        )
+        if error_N is not None and batch.entries is not None:
+            surprise_N = error_N.detach().abs().cpu().numpy()
+            self.memory.update_surprise(batch.entries, surprise_N)
+        return terms
 
     # Files
 

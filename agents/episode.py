@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,9 @@ class PlayedEpisode:
         log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
         return draw(scores_BL, contexts, noise_BL), log_probs_BL
 
+    def __len__(self) -> int:
+        return len(self._played)
+
     def contexts(self) -> Contexts:
         """All contexts played, in order."""
         return Contexts.join([context for context, _, _ in self._played])
@@ -106,11 +109,19 @@ def read_runs(info: Mapping[str, Any], episode: PlayedEpisode, metric: str) -> R
                 f"The agent learns from the metric '{metric}', but the environment scored "
                 f"{', '.join(sorted(metrics))}; set 'metric' to one of these."
             )
-        scores[name] = -float(metrics[metric]) if metric in LOWER_IS_BETTER else metrics[metric]
+        score = float(metrics[metric])
+        scores[name] = -score if metric in LOWER_IS_BETTER else score
         fallback = played_BL if name == AGENT else np.zeros_like(played_BL)
         mask = given.get(name)
         masks[name] = fallback if mask is None else np.asarray(mask).astype(bool)
     return Runs(masks, scores)
+
+
+def find_metric(wanted: str, info: Mapping[str, Any], headline: Callable[[], Any]) -> str:
+    """The metric to learn from; ``headline`` is the one that ``info`` or the environment names."""
+    if wanted != "headline" or "scores" not in info:
+        return wanted
+    return str(info["headline"] if "headline" in info else headline())
 
 
 @torch.no_grad()

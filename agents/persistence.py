@@ -44,11 +44,11 @@ def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
     """Write what is needed to act, and to act in self-play."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = _prefixed("features", agent.features.state())
-    for number, network in enumerate(agent.networks):
+    for number, network in enumerate(agent.players.networks):
         tensors = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
         arrays |= _prefixed(f"network{number}", tensors)
-    if agent.critic is not None:
-        arrays |= _prefixed("critic", agent.critic.state())
+    if agent.experience.critic is not None:
+        arrays |= _prefixed("critic", agent.experience.critic.state())
     _write_tensors(folder / "policy.safetensors", arrays)
     assert isinstance(agent.observation_space, spaces.Dict)
     about = {
@@ -104,11 +104,11 @@ def load_agent(
 def _fill(agent: MaskingActorCritic, folder: Path) -> None:
     arrays = _read_tensors(folder / "policy.safetensors")
     agent.features.load_state(_part("features", arrays))
-    for number, network in enumerate(agent.networks):
+    for number, network in enumerate(agent.players.networks):
         given = _part(f"network{number}", arrays)
         network.load_state_dict({name: torch.as_tensor(a.copy()) for name, a in given.items()})
     critic = _part("critic", arrays)
-    agent.critic = TokenValueCritic.from_state(critic) if critic else None
+    agent.experience.critic = TokenValueCritic.from_state(critic) if critic else None
 
 
 def save_state(agent: MaskingActorCritic, folder: Path) -> None:
@@ -117,17 +117,21 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
     arrays, rest = agent.memory.state()
     _write_tensors(folder / "replay.safetensors", arrays)
     tensors: dict[str, np.ndarray] = {}
-    for number, optimizer in enumerate(agent.optimizers):
+    for number, optimizer in enumerate(agent.players.optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             for name, value in values.items():
                 tensors[f"{number}.{index}.{name}"] = value.cpu().numpy()
     _write_tensors(folder / "optimizers.safetensors", tensors)
+    episodes, steps = agent.unfinished()
+    counters = {name: getattr(agent, name) for name in COUNTERS}
+    counters["_begun"] -= episodes  # they will be played again
+    counters["num_timesteps"] -= steps
     state = {
         "replay": rest,
         "progress_remaining": agent._current_progress_remaining,
-        "policy_rng": agent.policy.generator.bit_generator.state,  # type: ignore[union-attr]
-        "opponent_rngs": [o.generator.bit_generator.state for o in agent.opponents],
-        "counters": {name: getattr(agent, name) for name in COUNTERS},
+        "policy_rng": agent.players.policy.generator.bit_generator.state,
+        "opponent_rngs": [o.generator.bit_generator.state for o in agent.players.opponents],
+        "counters": counters,
     }
     (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
@@ -146,7 +150,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     agent.run_seed = about["run_seed"]
     agent.memory.load_state(_read_tensors(folder / "replay.safetensors"), state["replay"])
     tensors = _read_tensors(folder / "optimizers.safetensors")
-    for number, optimizer in enumerate(agent.optimizers):
+    for number, optimizer in enumerate(agent.players.optimizers):
         restored: dict[int, dict[str, torch.Tensor]] = {}
         for key, array in _part(str(number), tensors).items():
             index, name = key.split(".", 1)
@@ -154,8 +158,8 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": restored, "param_groups": groups})
     agent._current_progress_remaining = state["progress_remaining"]
-    agent.policy.generator.bit_generator.state = state["policy_rng"]  # type: ignore[union-attr]
-    for opponent, rng in zip(agent.opponents, state["opponent_rngs"], strict=True):
+    agent.players.policy.generator.bit_generator.state = state["policy_rng"]
+    for opponent, rng in zip(agent.players.opponents, state["opponent_rngs"], strict=True):
         opponent.generator.bit_generator.state = rng
     for name, value in state["counters"].items():
         setattr(agent, name, value)
@@ -164,7 +168,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     if agent.env is not None:
         # The next reset deals the episode that would have come next.
         agent.env.seed(agent.seed)
-        agent.env.set_options({"episode": agent._episode_num // agent.n_envs})
+        agent.env.set_options({"episode": agent._begun // agent.n_envs})
 
 
 def _observation_space(length: int, vocab_size: int) -> spaces.Dict:

@@ -182,6 +182,21 @@ def score(
     return scores_BL
 
 
+@torch.no_grad()
+def state_values(
+    network: MaskingNetwork, features: TokenFeatures, contexts: Contexts
+) -> np.ndarray:
+    """Expected credit of a token masked in each of many contexts, float32 (B,)."""
+    step = max(1, CHUNK_TOKENS // contexts.input_ids.shape[1])
+    device = next(network.parameters()).device
+    values = []
+    for start in range(0, len(contexts), step):
+        part = contexts.rows(slice(start, start + step)).trimmed()
+        _, real_BL = network_inputs(part, device)
+        values.append(network.state_value(features(part), real_BL).cpu().numpy())
+    return np.concatenate(values)
+
+
 def network_inputs(contexts: Contexts, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids and real tokens as tensors, (B, L) each."""
     ids_BL = torch.as_tensor(contexts.input_ids, dtype=torch.long, device=device)

@@ -56,6 +56,7 @@ class MaskReplayBuffer(BaseBuffer):
         action_space: ``MultiBinary(L)``.
         contexts: different contexts remembered; with a context go all its plays.
         priority: sample tokens by softmax of surprise over the root of their repeats.
+        normalise: give credits in units of their root mean square.
         seed: of the generator that it owns.
     """
 
@@ -67,12 +68,13 @@ class MaskReplayBuffer(BaseBuffer):
         *,
         contexts: int = 5_000,
         priority: bool = False,
+        normalise: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(buffer_size, observation_space, action_space, device="cpu")
         assert isinstance(action_space, spaces.MultiBinary)
         self.length = int(np.prod(action_space.shape))
-        self.table_size, self.priority = contexts, priority
+        self.table_size, self.priority, self.normalise = contexts, priority, normalise
         self.rng = np.random.default_rng([seed, 3])
         self._rows: dict[int, int] = {}
         self._next_row = 0
@@ -153,7 +155,8 @@ class MaskReplayBuffer(BaseBuffer):
         plays["masks"][at_B] = np.packbits(masks_BL, axis=1)
         plays["log_prob"][at_B] = gather(log_probs_BL, 0.0)
         plays["credit"][at_B] = credit_BK
-        plays["surprise"][at_B] = np.nan_to_num(np.abs(credit_BK - values_B[:, None]))
+        away_BK = np.abs(credit_BK / self.credit_scale() - values_B[:, None])
+        plays["surprise"][at_B] = np.nan_to_num(away_BK)
         plays["repeats"][at_B] = np.maximum(gather(repeats_BL, 1), 1)
 
     def _reserve(self, plays: int, tokens: int) -> None:
@@ -229,7 +232,7 @@ class MaskReplayBuffer(BaseBuffer):
             entries,
             positions,
             self._plays["log_prob"].reshape(-1)[entries],
-            credit_PK.reshape(-1)[entries],
+            credit_PK.reshape(-1)[entries] / np.float32(self.credit_scale()),
         )
 
     def update_surprise(self, entries: np.ndarray, surprise: np.ndarray) -> None:
@@ -237,10 +240,10 @@ class MaskReplayBuffer(BaseBuffer):
         self._plays["surprise"].reshape(-1)[entries] = surprise
 
     def credit_scale(self) -> float:
-        """Root mean square of all credits, 1 if there are none."""
+        """What credits are divided by: 1 unless they are normalised."""
         credits = self._plays["credit"]
-        known = credits[np.isfinite(credits)]
-        return float(np.sqrt(np.mean(known**2))) or 1.0 if len(known) else 1.0
+        known = credits[np.isfinite(credits)] if self.normalise else credits[:0]
+        return float(np.sqrt(np.mean(known**2))) or 1.0 if known.size else 1.0
 
     def _unpack(self, packed: np.ndarray) -> np.ndarray:
         return np.unpackbits(packed, axis=1, count=self.length).astype(bool)

@@ -25,11 +25,11 @@ class AgentSettings:
     ``statistics`` (frequency, position, word length)."""
     components: int = 64
     """Whitened principal components kept of each kind of input; 0 feeds the raw states."""
-    width: int = 64
+    width: int = 32
     """Width of the policy's Transformer block; 0 takes the width of its input."""
     heads: int = 4
     """Attention heads wished for; the nearest smaller divisor of the width is used."""
-    head_width: int = 128
+    head_width: int = 64
     """Hidden width of the scoring and the value network."""
     shortcut: bool = True
     """A linear path from input to score beside the Transformer block."""
@@ -68,7 +68,7 @@ class AgentSettings:
     """Of Adam."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    batch: int = 32
+    batch: int = 16
     """Contexts (expected gradient) or masked tokens (sampled) of one update."""
     updates: int = 20
     """Updates after each episode."""
@@ -126,6 +126,7 @@ AgentSettings.PAPER = AgentSettings(
     components=0,
     width=0,
     heads=12,
+    head_width=128,
     shortcut=False,
     metric="headline",
     reward="sign",

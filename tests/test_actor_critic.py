@@ -1,0 +1,357 @@
+"""The agent on an environment with a known answer; its files; its promises to its users."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from masking_toy import CONTEXTS, TYPES, ToyMasking, TypeStates, learned_share
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents.actor_critic import MaskingActorCritic
+from agents.contexts import Contexts
+from agents.critic import TokenValueCritic
+from agents.settings import AgentSettings
+
+BEST = 0.9
+"""Share of worthy tokens of the best mask on the toy's new episodes (some contexts lack two)."""
+CHANCE = 20 / 56
+DEFAULT = AgentSettings.DEFAULT
+QUICK = replace(DEFAULT, updates=3)
+PAPER = replace(AgentSettings.PAPER, inputs=("embeddings",), replay_start=300, updates=3)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(settings=DEFAULT, seed=0, states=None, env=None, **toy):
+    agent = MaskingActorCritic(
+        env or ToyMasking(**toy),
+        settings,
+        token_features=states or TypeStates(separation=3.0),
+        seed=seed,
+        device="cpu",
+    )
+    agent.attach_opponent()
+    return agent
+
+
+def play(agent, episodes):
+    return agent.learn(episodes * CONTEXTS, reset_num_timesteps=False)
+
+
+def everything(agent):
+    """All numbers that an agent consists of."""
+    arrays, rest = agent.memory.state()
+    for network in agent.players.networks:
+        arrays |= {f"{id(network)}.{k}": v.numpy() for k, v in network.state_dict().items()}
+    for optimizer in agent.players.optimizers:
+        for values in optimizer.state_dict()["state"].values():
+            arrays |= {f"{len(arrays)}.{k}": v.numpy() for k, v in values.items()}
+    arrays |= {f"features.{k}": v for k, v in agent.features.state().items()}
+    if agent.experience.critic is not None:
+        arrays |= {f"critic.{k}": v for k, v in agent.experience.critic.state().items()}
+    counters = (agent.num_timesteps, agent._n_updates, agent._begun, rest["rng"])
+    return list(arrays.values()), counters
+
+
+def same(one, other):
+    (mine, my_counters), (theirs, their_counters) = everything(one), everything(other)
+    equal = [np.array_equal(a, b, equal_nan=True) for a, b in zip(mine, theirs, strict=True)]
+    return all(equal) and my_counters == their_counters
+
+
+# Learning
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_default_agent_reaches_nine_tenths_of_the_best_in_25_episodes(seed):
+    agent = play(make(seed=seed), 25)
+    assert learned_share(agent) >= 0.9 * BEST
+
+
+def test_default_agent_learns_nothing_from_a_permuted_reward():
+    shares = [learned_share(play(make(QUICK, seed, permute=True), 25)) for seed in range(2)]
+    assert np.mean(shares) < CHANCE + 0.15
+
+
+def test_paper_agent_improves_on_chance_without_noise():
+    settings = replace(PAPER, updates=10)
+    agent = make(settings, noise=0.0)
+    before = learned_share(agent)
+    play(agent, 25)
+    assert learned_share(agent) > max(before, CHANCE) + 0.15
+
+
+def test_agent_learns_a_table_of_tokens_where_no_states_are_given():
+    agent = MaskingActorCritic(ToyMasking(noise=0.02), DEFAULT, seed=0, device="cpu")
+    agent.attach_opponent()
+    assert agent.policy.network.table.num_embeddings == TYPES
+    assert learned_share(play(agent, 25)) > CHANCE + 0.2
+
+
+def test_critic_recovers_token_values_and_knows_their_uncertainty():
+    rng = np.random.default_rng(0)
+    true = np.array([1.0, -2.0, 0.0, 0.5, 0.0, 0.0])
+    critic = TokenValueCritic(np.ones(6), np.zeros(6, dtype=int), np.eye(6))
+    errors = []
+    for episodes in (5, 200):
+        for _ in range(episodes):
+            masked_RD = rng.standard_normal((3, 6)) * 10
+            level = 5 * rng.standard_normal()  # of the episode's data: the same for all its runs
+            scores = level + masked_RD @ true / 10 + 0.3 * rng.standard_normal(3)
+            critic.observe(masked_RD, np.full(3, 10), scores)
+        draws = np.stack([critic.sample(rng) for _ in range(200)])
+        assert np.allclose(draws.mean(0), critic.mean(), atol=0.3)
+        errors.append((np.abs(critic.mean() - true).max(), draws.std(0).mean()))
+    assert errors[1][0] < 0.1
+    assert errors[1][1] < 0.5 * errors[0][1]
+    assert abs(critic.summary()["noise"] - 0.3) < 0.05
+
+
+def test_critic_of_single_runs_is_the_regression_with_one_intercept():
+    rng = np.random.default_rng(1)
+    critic = TokenValueCritic(np.ones(3), np.zeros(3, dtype=int), np.eye(3))
+    rows, scores = rng.standard_normal((30, 3)), rng.standard_normal(30)
+    for row, score in zip(rows, scores, strict=True):
+        critic.observe(10 * row[None], np.array([10]), np.array([score]))
+    centred = rows - rows.mean(0)
+    assert np.allclose(critic.gram_PP[:3, :3], centred.T @ centred)
+    assert np.allclose(critic.cross_P[:3], centred.T @ (scores - scores.mean()))
+    assert critic.rows == 29
+
+
+# Every ablation runs, and masks as it should (the environment checks each mask)
+
+ABLATIONS = {
+    "sign": {"reward": "sign"},
+    "last layer": {"inputs": ("states",)},
+    "embeddings": {"inputs": ("embeddings",)},
+    "token exploration": {"exploration": "tokens", "self_play": "random"},
+    "state value": {"critic": "state-value", "gradient": "sampled"},
+    "sampled": {"gradient": "sampled", "importance": "clipped"},
+    "no importance": {"gradient": "sampled", "importance": "none", "replay_priority": True},
+    "no opponent": {"self_play": "none"},
+    "frozen": {"self_play": "frozen"},
+    "learning": {"self_play": "learning"},
+}
+
+
+@pytest.mark.parametrize("change", ABLATIONS.values(), ids=ABLATIONS.keys())
+def test_every_ablation_runs(change):
+    states = TypeStates()
+    states.embedding_width = 6
+    agent = play(make(replace(QUICK, **change), states=states), 3)
+    assert np.isfinite(list(agent.last_metrics.values())).all()
+    assert agent._n_updates > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"critic": "state-value"}, "gradient='sampled'"),
+        ({"exploration": "tokens"}, "antithetic"),
+        ({"inputs": ("words",)}, "inputs"),
+        ({"batch": 0}, "batch"),
+        ({"components": 0}, "components"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(DEFAULT, **change)
+
+
+def test_an_unknown_metric_is_refused_with_those_there_are():
+    agent = make(replace(QUICK, metric="bleu"))
+    with pytest.raises(ValueError, match="accuracy, nll"):
+        play(agent, 1)
+
+
+# Same numbers
+
+
+@pytest.mark.parametrize("settings", [QUICK, PAPER], ids=["default", "paper"])
+def test_same_seed_same_agent_other_seed_another(settings):
+    agents = [play(make(settings, seed), 7) for seed in (3, 3, 4)]
+    assert same(agents[0], agents[1])
+    assert not same(agents[0], agents[2])
+
+
+def test_masking_in_one_batch_and_step_by_step_is_the_same():
+    batch, steps = play(make(QUICK), 4), play(make(QUICK, batched=False), 4)
+    assert np.array_equal(
+        batch.memory.state()[0]["plays.masks"], steps.memory.state()[0]["plays.masks"]
+    )
+
+
+def test_perturbation_is_shared_by_the_masks_of_an_episode():
+    agent = play(make(QUICK), 5)
+    lean = agent.experience.draw_lean(np.random.default_rng(0))
+    spread = agent.features.spread(lean.direction)
+    assert np.isclose(np.hypot(spread, lean.certainty * DEFAULT.lean), DEFAULT.lean)
+
+
+class StopAt(BaseCallback):
+    def __init__(self, calls, action):
+        super().__init__()
+        self.stop, self.action = calls, action
+
+    def _on_step(self):
+        if self.n_calls == self.stop:
+            self.action(self.model)
+        return self.n_calls != self.stop
+
+
+@pytest.mark.parametrize("settings", [QUICK, PAPER], ids=["default", "paper"])
+@pytest.mark.parametrize("step", [6 * CONTEXTS, 6 * CONTEXTS + 7])
+def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path, settings, step):
+    whole = play(make(settings), 10)
+    first = make(settings)
+    if step % CONTEXTS == 0:
+        play(first, 6).save_state(tmp_path)
+    else:  # killed in the middle of an episode
+        callback = StopAt(step, lambda agent: agent.save_state(tmp_path))
+        first.learn(10 * CONTEXTS, callback=callback)
+    second = make(settings)
+    second.load_state(tmp_path)
+    assert second.num_timesteps == 6 * CONTEXTS
+    play(second, 4)
+    assert same(whole, second)
+
+
+def test_an_episode_saved_before_its_updates_gets_them_on_resume(tmp_path):
+    class SaveAtEnd(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            if self.num_timesteps == 3 * CONTEXTS:
+                self.model.save_state(tmp_path)
+
+    whole = make(QUICK).learn(5 * CONTEXTS, callback=SaveAtEnd())
+    second = make(QUICK)
+    second.load_state(tmp_path)
+    assert same(whole, play(second, 2))
+
+
+# Files
+
+
+def test_saved_files_hold_no_code_and_the_loaded_agent_masks_alike(tmp_path):
+    agent = play(make(QUICK), 3)
+    agent.save_state(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    for path in tmp_path.glob("*.json"):
+        json.loads(path.read_text())
+    for path in tmp_path.glob("*.safetensors"):
+        header = int.from_bytes(path.read_bytes()[:8], "little")
+        json.loads(path.read_bytes()[8 : 8 + header])
+    loaded = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    assert learned_share(loaded) == learned_share(agent)
+    again = MaskingActorCritic.load(tmp_path, ToyMasking(), TypeStates(separation=3.0))
+    again.attach_opponent()
+    play(again, 1)
+
+
+def test_loading_never_unpickles(tmp_path, monkeypatch):
+    play(make(QUICK), 2).save_state(tmp_path)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    for target in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+        monkeypatch.setattr(target, forbidden)
+    MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    make(QUICK).load_state(tmp_path)
+
+
+def test_bad_folders_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"agent\.json"):
+        MaskingActorCritic.load(tmp_path)
+    agent = play(make(QUICK), 2)
+    agent.save_state(tmp_path)
+    with pytest.raises(ValueError, match="token_features"):
+        MaskingActorCritic.load(tmp_path)
+    with pytest.raises(ValueError, match="language model"):
+        MaskingActorCritic.load(tmp_path, token_features=TypeStates(width=9))
+    other = ToyMasking()
+    other.observation_space["input_ids"].high[:] = 99
+    with pytest.raises(ValueError, match="vocabulary of 60"):
+        MaskingActorCritic.load(tmp_path, other, TypeStates())
+    with pytest.raises(ValueError, match="updates"):
+        make(DEFAULT).load_state(tmp_path)
+    with pytest.raises(ValueError, match="seed"):
+        make(QUICK, seed=5).load_state(tmp_path)
+    (tmp_path / "policy.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="safetensors"):
+        MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+
+
+# As users use it
+
+
+def test_predict_answers_one_context_and_many():
+    agent = play(make(QUICK), 2)
+    env = ToyMasking()
+    env.reset(seed=1)
+    many = env.observe_episode()
+    masks, state = agent.predict(many, deterministic=True)
+    assert state is None
+    assert masks.shape == many["input_ids"].shape
+    assert masks.dtype == np.int8
+    one = {name: values[4] for name, values in many.items()}
+    assert (agent.predict(one, deterministic=True)[0] == masks[4]).all()
+    draws = [agent.predict(one)[0] for _ in range(20)]
+    assert len({tuple(draw) for draw in draws}) > 1
+    agent.policy.seed(7)
+    first = agent.predict(many)[0]
+    agent.policy.seed(7)
+    assert (agent.predict(many)[0] == first).all()
+
+
+def test_several_environments_at_once():
+    agent = make(QUICK, env=DummyVecEnv([ToyMasking, ToyMasking]))
+    agent.learn(4 * CONTEXTS)
+    assert agent.players.opponents[0] is not agent.players.opponents[1]
+    assert agent._n_updates == 6  # two rounds, each of two episodes that end together
+    assert agent.experience.critic.rows == 4 * 2
+
+
+def test_losses_can_be_overridden():
+    class Lazy(MaskingActorCritic):
+        def losses(self, batch):
+            terms = super().losses(batch)
+            assert isinstance(batch.contexts, Contexts)
+            return {"policy": 0.0 * terms["policy"]}
+
+    agent = Lazy(ToyMasking(), QUICK, token_features=TypeStates(), seed=0, device="cpu")
+    start = [p.clone() for p in agent.policy.parameters()]
+    play(agent, 3)
+    assert all(torch.equal(a, b) for a, b in zip(start, agent.policy.parameters(), strict=True))
+
+
+def test_an_environment_that_gives_only_a_reward_is_learned_from():
+    class Bare(ToyMasking):
+        def step(self, action):
+            observation, reward, ended, cut, _ = super().step(action)
+            return observation, reward / 100, ended, cut, {}
+
+    agent = make(replace(DEFAULT, self_play="none"), env=Bare(noise=0.0))
+    assert learned_share(play(agent, 40)) > CHANCE + 0.15
+
+
+def test_figures_reach_the_logger(tmp_path):
+    agent = make(QUICK, env=ToyMasking())
+    from stable_baselines3.common.logger import configure
+
+    agent.set_logger(configure(str(tmp_path), ["json"]))
+    agent.learn(4 * CONTEXTS, log_interval=2)
+    lines = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    assert {"rollout/score/agent", "rollout/critic/noise", "train/policy_loss"} <= lines[-1].keys()
