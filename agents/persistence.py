@@ -195,7 +195,7 @@ def _part(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def _write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -48,23 +48,26 @@ def play(agent, episodes):
 
 
 def everything(agent):
-    """All numbers that an agent consists of."""
+    """All numbers that an agent consists of, by name."""
     arrays, rest = agent.memory.state()
-    for network in agent.players.networks:
-        arrays |= {f"{id(network)}.{k}": v.numpy() for k, v in network.state_dict().items()}
-    for optimizer in agent.players.optimizers:
-        for values in optimizer.state_dict()["state"].values():
-            arrays |= {f"{len(arrays)}.{k}": v.numpy() for k, v in values.items()}
+    for number, network in enumerate(agent.players.networks):
+        arrays |= {f"network{number}.{k}": v.numpy() for k, v in network.state_dict().items()}
+    for number, optimizer in enumerate(agent.players.optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
+            arrays |= {f"optimizer{number}.{index}.{k}": v.numpy() for k, v in values.items()}
     arrays |= {f"features.{k}": v for k, v in agent.features.state().items()}
     if agent.experience.critic is not None:
         arrays |= {f"critic.{k}": v for k, v in agent.experience.critic.state().items()}
     counters = (agent.num_timesteps, agent._n_updates, agent._begun, rest["rng"])
-    return list(arrays.values()), counters
+    return arrays, counters
 
 
 def same(one, other):
     (mine, my_counters), (theirs, their_counters) = everything(one), everything(other)
-    equal = [np.array_equal(a, b, equal_nan=True) for a, b in zip(mine, theirs, strict=True)]
+    assert mine.keys() == theirs.keys()
+    equal = [
+        mine[k].shape == theirs[k].shape and mine[k].tobytes() == theirs[k].tobytes() for k in mine
+    ]
     return all(equal) and my_counters == their_counters
 
 
