@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from envs.models.new_tokenizer import Family
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Head = Literal["masked", "seq2seq"]
 HEAD_NAMES: Mapping[Head, str] = {"masked": "masked-LM", "seq2seq": "sequence-to-sequence"}
@@ -82,6 +83,7 @@ _ENCODER_DECODER: Mapping[str, Any] = {
     "decoder_ffn_dim": Of.INNER,
     "max_position_embeddings": Of.POSITIONS,
     "decoder_start_token_id": Of.END,
+    "forced_eos_token_id": Of.END,
 }
 _LED = {key: value for key, value in _ENCODER_DECODER.items() if key[:3] != "max"}
 
@@ -282,6 +284,16 @@ LOADING: Mapping[str, Mapping[str, Any]] = {"big_bird": {"attention_type": "orig
 
 TOKEN_STATES: Mapping[str, str] = {"perceiver": "logits"}
 """Which of an encoder's outputs has a state for each token, where ``last_hidden_state`` has not."""
+
+_EMBEDDING: Mapping[str, str] = {"perceiver": "perceiver.input_preprocessor.embeddings"}
+"""Where the token embedding is, if ``get_input_embeddings`` gives something else."""
+
+
+def token_embedding(model: PreTrainedModel) -> nn.Embedding:
+    """The static embedding of the tokens."""
+    where = _EMBEDDING.get(model.config.model_type)
+    found: Any = model.get_submodule(where) if where else model.get_input_embeddings()
+    return found
 
 
 def _reformer_length(config: Any, longest: int) -> int:

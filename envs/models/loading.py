@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from envs.models.architectures import LOADING, Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel, Precision
+from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,10 +81,54 @@ def load_language_model(
     # The global generator initialises whatever the checkpoint lacks; a load must not depend on it.
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(0)
-        model = _load_model(name, source, allow_pickle)
+        model = _load_model(name, source, "masked", allow_pickle)
     return LanguageModel(
         name, model, _load_tokenizer(name, source), device=device, precision=precision
     )
+
+
+def load_seq2seq(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    allow_pickle: bool = False,
+    languages: tuple[str, str] | None = None,
+) -> Seq2SeqModel:
+    """Load a sequence-to-sequence language model with its fast tokenizer.
+
+    Args:
+        name: a hub id or a folder (``nmg new-lm`` makes one).
+        device: where to put it.
+        precision: see :class:`Seq2SeqModel`.
+        allow_pickle: as for :func:`load_language_model`.
+        languages: source and target language, by the tokenizer's own codes, for models that want
+            them (mBART: ``en_XX``, ``de_DE``).
+
+    Raises:
+        ModelNotFoundError: if there is no such model or no tokenizer.
+        ValueError: if the architecture has no sequence-to-sequence head, or the tokenizer nothing
+            that could stand for a masked token.
+    """
+    source = _source(name, cold_head=False)
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(0)
+        model = _load_model(name, source, "seq2seq", allow_pickle)
+    tokenizer = _load_tokenizer(name, source)
+    if languages is not None:
+        _set_languages(tokenizer, name, languages)
+    return Seq2SeqModel(name, model, tokenizer, device=device, precision=precision)
+
+
+def _set_languages(
+    tokenizer: PreTrainedTokenizerBase, name: str, languages: tuple[str, str]
+) -> None:
+    if not hasattr(tokenizer, "tgt_lang"):
+        raise ValueError(f"The tokenizer of {name!r} knows no languages; leave them out.")
+    unknown = [code for code in languages if code not in tokenizer.get_vocab()]
+    if unknown:
+        raise ValueError(f"The tokenizer of {name!r} has no language {', '.join(unknown)}.")
+    tokenizer.src_lang, tokenizer.tgt_lang = languages
 
 
 def _source(name: str, cold_head: bool) -> str:
@@ -101,31 +148,45 @@ def _source(name: str, cold_head: bool) -> str:
     return SHORT_NAMES.get(name, name)
 
 
-def _load_model(name: str, source: str, allow_pickle: bool) -> PreTrainedModel:
-    from transformers import AutoConfig, AutoModelForMaskedLM
+def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ModelNotFoundError(
-            f"There is no language model {name!r}: neither a folder with a config.json nor a model "
-            f"that can be reached on the hub. Give a folder, a hub id, or one of bert, distilbert, "
-            f"minilm."
-        ) from error
-    if type(config) not in AutoModelForMaskedLM._model_mapping:
-        raise ValueError(
-            f"{name!r} is a {config.model_type} model, for which transformers has no masked-LM "
-            "head. Give a masked language model, such as bert, roberta or electra."
-        )
+        raise _no_model(name, source) from error
+    if not has_head(config.model_type, head):
+        raise ValueError(missing_head(name, config.model_type, head))
+    for setting, value in LOADING.get(config.model_type, {}).items():
+        setattr(config, setting, value)
+    library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
     try:
-        return AutoModelForMaskedLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=None if allow_pickle else True
+        return library.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=None if allow_pickle else True,
         )
     except OSError as error:
         raise ModelNotFoundError(
             f"{name!r} has no model.safetensors. If you trust its pytorch_model.bin, say "
             "--allow-pickle; otherwise convert it with save_pretrained."
         ) from error
+
+
+def _no_model(name: str, source: str) -> ModelNotFoundError:
+    """Why there is no configuration: transformers does not know the model, or it is not there."""
+    try:
+        described = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        missing = missing_model(name, str(described["model_type"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        missing = None
+    return ModelNotFoundError(
+        missing
+        or f"There is no language model {name!r}: neither a folder with a config.json nor a model "
+        "that can be reached on the hub. Give a folder, a hub id, or one of bert, distilbert, "
+        "minilm."
+    )
 
 
 def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:

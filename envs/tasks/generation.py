@@ -46,6 +46,16 @@ class PairFeature:
     def __len__(self) -> int:
         return len(self.source_ids)
 
+    @property
+    def input_ids(self) -> np.ndarray:
+        """The source, as other tasks call what goes in."""
+        return self.source_ids
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        """The target, as other tasks call what is to come out."""
+        return tuple(self.target_ids.tolist())
+
 
 class Generation:
     """Source text in, target text out.

@@ -1,0 +1,244 @@
+"""The inner loop of generation: pre-train an encoder-decoder on masked text, fine-tune, generate.
+
+A job's masks are fragments (MASS) or scattered tokens (denoising); both are trained on as
+``envs/adaptation/mass.py`` says. Otherwise it is the scorer of the other tasks: jobs are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from envs.adaptation.jobs import Progress, ScoreJob
+from envs.adaptation.mass import MaskedSequence, masked_sequence
+from envs.adaptation.scorer import FINETUNE, PRETRAIN, Scorer, length_batches, seed_everything
+from envs.models.seq2seq import Seq2SeqModel
+from envs.tasks.generation import Generation, PairFeature
+from envs.text.corruption import IGNORE
+
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises: encoder-decoders from scratch need it."""
+POOL = 16
+"""Batches that are sorted by length together; more would make an epoch less random."""
+
+
+class Objective(Protocol):
+    """What fine-tuning minimises, and what the decoder then looks at.
+
+    An objective may hold modules of its own (an ``nn.Module``); they are trained with the model
+    and, as the model, start anew in every job.
+    """
+
+    def loss(self, features: Sequence[PairFeature]) -> Tensor:
+        """A scalar, the mean over the batch."""
+        ...
+
+    def inputs(self, features: Sequence[PairFeature]) -> Mapping[str, Any]:
+        """The model's own arguments besides the decoder's: sources, or encoder outputs."""
+        ...
+
+
+class Translation(nn.Module):
+    """Label-smoothed cross-entropy of the target's tokens.
+
+    Args:
+        model: trained in place.
+        smoothing: share of the probability spread over the vocabulary.
+    """
+
+    def __init__(self, model: Seq2SeqModel, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.smoothing = (model,), smoothing  # a tuple: not a submodule
+
+    def loss(self, features: Sequence[PairFeature]) -> Tensor:
+        losses_BM, real_BM = target_losses(
+            self.model[0], self.inputs(features), features, self.smoothing
+        )
+        return losses_BM.sum() / real_BM.sum()
+
+    def inputs(self, features: Sequence[PairFeature]) -> Mapping[str, Any]:
+        return self.model[0].sources([feature.source_ids for feature in features])
+
+
+def target_losses(
+    model: Seq2SeqModel,
+    inputs: Mapping[str, Any],
+    features: Sequence[PairFeature],
+    smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each target token given those before it, (B, M), and where one is."""
+    decoder_ids = [model.shifted(feature.target_ids) for feature in features]
+    labels_BM = model.batch([feature.target_ids for feature in features], IGNORE)
+    logits_BMV = model.logits(inputs, decoder_ids)
+    return model.label_losses(logits_BMV, labels_BM, smoothing), labels_BM != IGNORE
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a sequence-to-sequence model is fine-tuned and asked, besides ``AdaptationSettings``."""
+
+    beams: int = 1
+    """Beams of the search; 1 is greedy."""
+    smoothing: float = 0.1
+    """Label smoothing of fine-tuning; scores are always without."""
+
+    def __post_init__(self) -> None:
+        if self.beams < 1:
+            raise ValueError(f"beams is {self.beams}; it must be at least 1.")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing is {self.smoothing}; it must be in [0, 1).")
+
+
+class GenerationScorer(Scorer):
+    """Turns score jobs of pairs into scores.
+
+    Args:
+        model: restored before every job to the weights the job names.
+        task: makes texts of tokens and scores them.
+        progress: called as ``progress(phase, step, steps)`` after every batch.
+        settings: of fine-tuning and generation.
+        objective: makes what fine-tuning minimises, once a fine-tuning run; its weights come from
+            torch's global generator. Default: ``Translation``.
+    """
+
+    def __init__(
+        self,
+        model: Seq2SeqModel,
+        task: Generation,
+        progress: Progress | None = None,
+        *,
+        settings: GenerationSettings | None = None,
+        objective: Callable[[Seq2SeqModel], Objective] | None = None,
+    ) -> None:
+        super().__init__(cast(Any, model), cast(Any, task), progress)
+        self.model = model
+        self.generation = settings or GenerationSettings()
+        self._objective = objective or self._translation
+
+    def _translation(self, model: Seq2SeqModel) -> Objective:
+        return Translation(model, self.generation.smoothing)
+
+    @staticmethod
+    def schedule(done: float) -> float:
+        """Linear rise, then linear decay to zero."""
+        return min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP))
+
+    def _pretrain(self, job: ScoreJob, cost: dict[str, int]) -> list[float]:
+        """The loss is the mean over the masked tokens of a batch."""
+        assert job.masks is not None
+        settings = job.settings
+        chosen = [i for i, mask in enumerate(job.masks) if mask.any()]
+        if not chosen or not settings.pretrain_epochs:
+            return []
+        sequences = self._sequences(job, chosen)
+        rng = seed_everything(job.seed, PRETRAIN, 0)
+
+        def loss(rows: np.ndarray) -> Tensor:
+            batch = [sequences[i] for i in rows]
+            labels_BM = self.model.batch([each.labels for each in batch], IGNORE)
+            logits_BMV = self.model.logits(
+                self.model.sources([each.encoder_ids for each in batch]),
+                [each.decoder_ids for each in batch],
+            )
+            cost["pretrain_tokens"] += sum(
+                len(each.encoder_ids) + len(each.decoder_ids) for each in batch
+            )
+            losses_BM = self.model.label_losses(logits_BMV, labels_BM)
+            return losses_BM.sum() / (labels_BM != IGNORE).sum()
+
+        lengths = [len(each.encoder_ids) + len(each.decoder_ids) for each in sequences]
+        batches = bucketed(lengths, settings.pretrain_batch, settings.pretrain_epochs, rng)
+        values = self._train(
+            "pre-training", batches, loss, settings.pretrain_lr, settings, None, cost
+        )
+        return [float(part.mean()) for part in np.array_split(values, settings.pretrain_epochs)]
+
+    def _sequences(self, job: ScoreJob, chosen: Sequence[int]) -> list[MaskedSequence]:
+        corrupted, labels = self._corrupt(job, chosen)
+        special = self.model.tokenizer.all_special_ids
+        return [
+            masked_sequence(
+                corrupted[n],
+                labels[n],
+                self.model.shifted(job.contexts[i].input_ids),
+                mask_token_id=self.model.mask_token_id,
+                special_ids=special,
+            )
+            for n, i in enumerate(chosen)
+        ]
+
+    def _finetune_and_evaluate(
+        self, job: ScoreJob, number: int, cost: dict[str, int]
+    ) -> dict[str, float]:
+        settings, train = job.settings, cast(Sequence[PairFeature], job.train)
+        rng = seed_everything(job.seed, FINETUNE, number)
+        objective = self._objective(self.model)
+        own = objective.to(self.model.device) if isinstance(objective, nn.Module) else None
+
+        def loss(rows: np.ndarray) -> Tensor:
+            features = [train[i] for i in rows]
+            cost["finetune_tokens"] += sum(map(_tokens, features))
+            return objective.loss(features)
+
+        if train and settings.finetune_epochs:
+            lengths = list(map(_tokens, train))
+            batches = bucketed(lengths, settings.finetune_batch, settings.finetune_epochs, rng)
+            self._train("fine-tuning", batches, loss, settings.finetune_lr, settings, own, cost)
+        if own is not None:
+            own.eval()
+        return self._generate_and_evaluate(job, objective, cost)
+
+    def _generate_and_evaluate(
+        self, job: ScoreJob, objective: Objective, cost: dict[str, int]
+    ) -> dict[str, float]:
+        model, score = self.model, cast(Sequence[PairFeature], job.score)
+        task = cast(Generation, self.task)
+        model.model.eval()
+        outputs: list[np.ndarray] = [np.empty(0, np.int32)] * len(score)
+        losses = list(outputs)
+        room = max(1, job.settings.eval_tokens // self.generation.beams)
+        batches = length_batches(list(map(_tokens, score)), room)
+        with torch.inference_mode():
+            for step, rows in enumerate(batches):
+                features = [score[i] for i in rows]
+                inputs = objective.inputs(features)
+                losses_BM, real_BM = target_losses(model, inputs, features)
+                generated = model.generate(
+                    inputs,
+                    max_new_tokens=min(task.max_target_length, model.max_length - 1),
+                    beams=self.generation.beams,
+                )
+                for i, loss_M, real_M, ids in zip(rows, losses_BM, real_BM, generated, strict=True):
+                    outputs[i], losses[i] = ids, loss_M[real_M].cpu().numpy()
+                cost["eval_tokens"] += sum(map(_tokens, features))
+                self.progress("generation", step + 1, len(batches))
+        return task.evaluate(score, outputs, losses)
+
+
+def _tokens(feature: PairFeature) -> int:
+    return len(feature.source_ids) + len(feature.target_ids)
+
+
+def bucketed(
+    lengths: Sequence[int], size: int, epochs: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Batches of row numbers, of similar lengths to keep padding small, in random order.
+
+    Each epoch is shuffled, cut into pools, sorted within them and cut into batches.
+    """
+    of_row = np.asarray(lengths)
+    batches = []
+    for _ in range(epochs):
+        order = rng.permutation(len(of_row))
+        epoch = []
+        for start in range(0, len(order), POOL * size):
+            pool = order[start : start + POOL * size]
+            pool = pool[np.argsort(of_row[pool], kind="stable")]
+            epoch += [pool[i : i + size] for i in range(0, len(pool), size)]
+        batches += [epoch[i] for i in rng.permutation(len(epoch))]
+    return batches

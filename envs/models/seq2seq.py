@@ -1,0 +1,181 @@
+"""A sequence-to-sequence language model as the project uses it, of any architecture.
+
+Its decoder is fed what the model itself would make of a target (shifted right, after its own start
+token), so nothing here knows an architecture by name. Batches are padded to their longest
+sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from envs.models.attention import use_fast_dropout
+from envs.models.flat import FlatParameters
+from envs.models.language_model import Precision
+from envs.text.corruption import IGNORE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SENTINEL = "<extra_id_0>"
+"""T5's first sentinel; it has no mask token."""
+
+
+class Seq2SeqModel:
+    """An encoder-decoder with its tokenizer.
+
+    Args:
+        name: what the user called it.
+        model: a transformers model with a sequence-to-sequence head.
+        tokenizer: its fast tokenizer. Languages (mBART, NLLB) are set on it.
+        device: where it lives.
+        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32).
+
+    Attributes:
+        flat: all its weights and gradients.
+        mask_token_id: what stands for a masked token.
+        start_ids: what every target begins with: the decoder's start token, and the first special
+            token of a target (begin of sequence, or a language) where there is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.model: Any = model.to(device)  # type: ignore[arg-type]
+        self.device = torch.device(device)
+        self.precision = precision
+        self.mask_token_id = _mask_token(tokenizer, name)
+        use_fast_dropout(model)
+        self.flat = FlatParameters(self.model)
+        own = self.model.config.pad_token_id
+        self._pad = int(tokenizer.pad_token_id if own is None else own)
+        target = np.asarray(tokenizer(text_target="a")["input_ids"], dtype=np.int64)
+        first = {int(target[0])} & set(tokenizer.all_special_ids)
+        self.start_ids = (int(self.shifted(target)[0]), *first)
+
+    @property
+    def max_length(self) -> int:
+        """Longest source or target, special tokens included."""
+        positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
+        return min(int(positions), int(self.tokenizer.model_max_length))
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the weights as they are now."""
+        return hashlib.sha256(self.flat.weights.cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def snapshot(self) -> Tensor:
+        """A copy of all weights, one flat float32 tensor."""
+        return self.flat.weights.clone()
+
+    def restore(self, weights: Tensor) -> None:
+        """Put a snapshot back, by one copy into the standing buffer."""
+        self.flat.weights.copy_(weights)
+
+    def save(self, folder: Path) -> None:
+        """Write model (safetensors) and tokenizer, to be loaded by folder name."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def autocast(self) -> Any:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def shifted(self, target_ids: np.ndarray) -> np.ndarray:
+        """The decoder's input for a target (m,): its token i precedes target token i, (m,)."""
+        labels = torch.from_numpy(np.asarray(target_ids, dtype=np.int64))[None]
+        own = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        if own is not None:
+            return own(labels=labels.to(self.device))[0].cpu().numpy()
+        start = self.model.config.decoder_start_token_id
+        return np.concatenate([[start], target_ids[:-1]]).astype(np.int64)
+
+    def batch(self, sequences: Sequence[np.ndarray], fill: int | None = None) -> Tensor:
+        """Pad ids, each (n,), to one int64 tensor (B, L); ``fill`` is the padding token else."""
+        width = max(map(len, sequences))
+        rows = np.full((len(sequences), width), self._pad if fill is None else fill, dtype=np.int64)
+        for row, sequence in zip(rows, sequences, strict=True):
+            row[: len(sequence)] = sequence
+        return torch.from_numpy(rows).to(self.device)
+
+    def sources(self, sequences: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """The encoder's input: ``input_ids`` and ``attention_mask``, (B, L) each."""
+        lengths = [np.ones(len(sequence)) for sequence in sequences]
+        return {"input_ids": self.batch(sequences), "attention_mask": self.batch(lengths, 0)}
+
+    def logits(self, inputs: Mapping[str, Any], decoder_ids: Sequence[np.ndarray]) -> Tensor:
+        """Vocabulary logits at every decoder position, float32 (B, M, V).
+
+        Args:
+            inputs: of the encoder, as ``sources`` gives it, or ``encoder_outputs`` in its place.
+            decoder_ids: the decoder's input, each (m,). Padding comes after it, where a causal
+                decoder does not look.
+        """
+        with self.autocast():
+            return self.model(
+                **inputs, decoder_input_ids=self.batch(decoder_ids), use_cache=False
+            ).logits.float()
+
+    def label_losses(self, logits_BMV: Tensor, labels_BM: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy at every position, (B, M); 0 where the label is -100."""
+        losses_N = nn.functional.cross_entropy(
+            logits_BMV.flatten(0, 1),
+            labels_BM.flatten(),
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=smoothing,
+        )
+        return losses_N.view(labels_BM.shape)
+
+    def generate(
+        self, inputs: Mapping[str, Any], *, max_new_tokens: int, beams: int = 1
+    ) -> list[np.ndarray]:
+        """Decode without sampling; token ids of each row, start and special tokens included."""
+        prompt = {"decoder_start_token_id": self.start_ids[0]}
+        if len(self.start_ids) > 1:
+            prompt["forced_bos_token_id"] = self.start_ids[1]
+        with self.autocast():
+            rows = self.model.generate(
+                **inputs,
+                **prompt,
+                max_new_tokens=max_new_tokens,
+                max_length=None,
+                num_beams=beams,
+                do_sample=False,
+                eos_token_id=self._end,
+                pad_token_id=self._pad,
+            )
+        return [row.cpu().numpy().astype(np.int32) for row in rows]
+
+    @property
+    def _end(self) -> int | list[int] | None:
+        return self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
+
+
+def _mask_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    token = tokenizer.mask_token_id
+    if token is None:
+        token = tokenizer.get_vocab().get(SENTINEL)
+    if token is None:
+        raise ValueError(
+            f"The tokenizer of {name!r} has neither a mask token nor a sentinel {SENTINEL}; add "
+            "one with tokenizer.add_special_tokens({'mask_token': '<mask>'}) and resize the model."
+        )
+    return int(token)

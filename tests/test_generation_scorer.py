@@ -1,0 +1,161 @@
+"""Score jobs of generation are pure, learn, and tell fragments from scattered masks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from envs.adaptation.generation_scorer import (
+    GenerationScorer,
+    GenerationSettings,
+    Translation,
+    bucketed,
+)
+from envs.adaptation.jobs import AdaptationSettings, ScoreJob
+from envs.adaptation.mass import random_fragment, random_scattered
+from envs.models.new_model import ModelSize, new_model
+from envs.models.seq2seq import Seq2SeqModel
+from envs.tasks.generation import Generation
+from envs.text.corpus import build_corpus
+from envs.text.examples import GenerationExample
+from tests.conftest import SENTENCES
+
+pytest.importorskip("sacrebleu")
+
+SETTINGS = AdaptationSettings(
+    pretrain_epochs=2,
+    pretrain_batch=4,
+    pretrain_lr=1e-3,
+    finetune_epochs=2,
+    finetune_batch=4,
+    finetune_lr=1e-3,
+)
+COPY = [GenerationExample(str(n), text, (text,)) for n, text in enumerate(SENTENCES)]
+
+
+@pytest.fixture
+def model(bpe_tokenizer) -> Seq2SeqModel:
+    made = new_model("bart", "seq2seq", bpe_tokenizer, ModelSize(32, 1, 2, 64))
+    return Seq2SeqModel("bart", made, bpe_tokenizer)
+
+
+@pytest.fixture
+def task(bpe_tokenizer) -> Generation:
+    return Generation(bpe_tokenizer, max_source_length=64, max_target_length=40)
+
+
+@pytest.fixture
+def job(bpe_tokenizer, task) -> ScoreJob:
+    corpus = build_corpus(SENTENCES, bpe_tokenizer, 60)
+    rng = np.random.default_rng(0)
+    masks = [random_fragment(context.maskable, 0.5, rng) for context in corpus]
+    features = task.features(COPY, training=True)
+    return ScoreJob(corpus.contexts, masks, features[:5], features[5:], SETTINGS, seed=3)
+
+
+def test_the_same_job_gives_the_same_score_whatever_ran_before(model, task, job):
+    scorer = GenerationScorer(model, task)
+    first = scorer(job)
+    scorer(replace(job, seed=4))
+    scorer(replace(job, masks=None))
+    assert scorer(job) == first
+    assert set(first.metrics) == {"bleu", "nll", "perplexity"}
+    assert first.metrics["perplexity"] == pytest.approx(np.exp(first.metrics["nll"]))
+    assert len(first.pretrain_loss) == 2
+    assert first.cost["steps"] == 2 * 2 + 2 * 2
+
+
+def test_masks_seed_and_weights_change_the_score(model, task, job):
+    scorer = GenerationScorer(model, task)
+    rng = np.random.default_rng(0)
+    scattered = [random_scattered(context.maskable, 0.5, rng) for context in job.contexts]
+    jobs = [job, replace(job, masks=scattered), replace(job, masks=None), replace(job, seed=4)]
+    assert len({each.key for each in jobs}) == 4
+    assert len({scorer(each).metrics["nll"] for each in jobs}) == 4
+    assert replace(job, score=job.score[:1]).key != job.key
+
+
+def test_nll_is_the_models_own(model, task, job):
+    """Without any training: the loss that the library computes, token by token."""
+    untouched = replace(job, masks=None, train=[], settings=replace(SETTINGS, eval_tokens=1))
+    score = GenerationScorer(model, task)(untouched)
+    total = tokens = 0.0
+    model.model.eval()
+    with torch.inference_mode():
+        for feature in job.score:
+            labels = torch.from_numpy(feature.target_ids.astype(np.int64))[None]
+            source = torch.from_numpy(feature.source_ids.astype(np.int64))[None]
+            loss = model.model(input_ids=source, labels=labels).loss
+            total, tokens = total + loss.item() * labels.numel(), tokens + labels.numel()
+    assert score.metrics["nll"] == pytest.approx(total / tokens, rel=1e-5)
+    together = GenerationScorer(model, task)(replace(untouched, settings=SETTINGS))
+    assert together.metrics["nll"] == pytest.approx(score.metrics["nll"], rel=1e-5)
+
+
+def test_no_generator_of_the_user_is_touched(model, task, job):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    GenerationScorer(model, task)(job)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_fine_tuning_learns_to_copy(model, task, job):
+    settings = replace(SETTINGS, finetune_epochs=120, finetune_lr=1e-2)
+    steps = []
+    scorer = GenerationScorer(
+        model,
+        task,
+        lambda phase, step, steps_: steps.append((phase, step, steps_)),
+        settings=GenerationSettings(beams=2, smoothing=0.0),
+    )
+    score = scorer(replace(job, masks=None, score=job.train, settings=settings))
+    assert score.metrics["bleu"] > 90
+    assert ("fine-tuning", 240, 240) in steps
+    assert steps[-1][0] == "generation"
+
+
+def test_pre_training_lowers_its_loss(model, task, job):
+    settings = replace(SETTINGS, pretrain_epochs=20, pretrain_lr=3e-3)
+    losses = GenerationScorer(model, task)(replace(job, settings=settings)).pretrain_loss
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_an_objective_of_ones_own(model, task, job):
+    """Its loss is minimised, its weights are trained with the model's and start anew."""
+
+    class Shifted(Translation):
+        def __init__(self, model):
+            super().__init__(model)
+            self.offset = torch.nn.Parameter(torch.zeros(()))
+            made.append(self)
+
+        def loss(self, features):
+            return super().loss(features) + (self.offset - 1) ** 2
+
+    made: list[Shifted] = []
+    scorer = GenerationScorer(model, task, objective=Shifted)
+    first = scorer(job)
+    assert made[0].offset.item() > 0
+    assert scorer(job) == first
+    assert len(made) == 2
+
+
+def test_buckets_hold_every_row_once_an_epoch():
+    lengths = np.random.default_rng(0).integers(3, 40, size=103)
+    batches = bucketed(lengths, 8, 2, np.random.default_rng(1))
+    assert len(batches) == 2 * 13
+    assert sorted(np.concatenate(batches[:13]).tolist()) == list(range(103))
+    padding = sum(lengths[b].max() * len(b) for b in batches[:13]) / lengths.sum()
+    assert padding < 1.1
+    again = bucketed(lengths, 8, 2, np.random.default_rng(1))
+    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize(("name", "value"), [("beams", 0), ("smoothing", 1.0)])
+def test_settings_are_checked(name, value):
+    with pytest.raises(ValueError, match=name):
+        GenerationSettings(**{name: value})

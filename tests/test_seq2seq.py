@@ -1,0 +1,146 @@
+"""Sequence-to-sequence models of every architecture: decoder inputs, losses, loading, saving."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from envs.models.architectures import ARCHITECTURES, has_head
+from envs.models.loading import ModelNotFoundError, load_seq2seq
+from envs.models.new_model import ModelSize, UnknownArchitectureError, new_model
+from envs.models.new_tokenizer import FAMILIES, TokenizerTrainingError, train_tokenizer
+from envs.models.seq2seq import Seq2SeqModel
+from tests.conftest import SENTENCES
+
+SIZE = ModelSize(width=32, layers=1, heads=2, length=64)
+SEQ2SEQ = [name for name in ARCHITECTURES if has_head(name, "seq2seq")]
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {
+        family: train_tokenizer(SENTENCES, family, vocab_size=330, max_length=64)
+        for family in FAMILIES
+    }
+
+
+def make(name, tokenizers) -> Seq2SeqModel:
+    tokenizer = tokenizers[ARCHITECTURES[name].tokenizer]
+    return Seq2SeqModel(name, new_model(name, "seq2seq", tokenizer, SIZE), tokenizer)
+
+
+def test_the_table_has_the_architectures_that_transformers_has():
+    assert SEQ2SEQ == ["bart", "fsmt", "led", "mbart", "pegasus", "prophetnet", "t5"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokenizers_go_there_and_back(tokenizers, family, tmp_path):
+    tokenizer = tokenizers[family]
+    text = "The river flows to the sea."
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+    assert ids[0] == tokenizer.cls_token_id == tokenizer.bos_token_id
+    assert ids[-1] == tokenizer.sep_token_id == tokenizer.eos_token_id
+    tokenizer.save_pretrained(tmp_path)
+    transformers.BertConfig().save_pretrained(tmp_path)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert again.is_fast
+    assert again(text)["input_ids"] == ids
+    assert again.model_max_length == 64
+
+
+def test_bytes_are_tokens(tokenizers):
+    assert len(tokenizers["bytes"]("brücke")["input_ids"]) == 2 + len("brücke".encode())
+
+
+def test_no_text_no_tokenizer():
+    with pytest.raises(TokenizerTrainingError, match="no text"):
+        train_tokenizer([" "], "bpe")
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_losses_are_the_models_own(name, tokenizers):
+    """One padded batch against the library's own loss, sequence by sequence."""
+    lm = make(name, tokenizers)
+    lm.model.eval()
+    sources = [np.array(lm.tokenizer(text)["input_ids"]) for text in SENTENCES[:2]]
+    targets = [np.array(lm.tokenizer(text)["input_ids"]) for text in SENTENCES[2:4]]
+    with torch.inference_mode():
+        labels_BM = lm.batch(targets, -100)
+        logits_BMV = lm.logits(lm.sources(sources), [lm.shifted(target) for target in targets])
+        losses_BM = lm.label_losses(logits_BMV, labels_BM)
+        for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            one = torch.from_numpy(target)[None]
+            # FSMT alone would feed the source to its decoder, so every model is told.
+            logits_1MV = lm.model(
+                input_ids=torch.from_numpy(source)[None],
+                decoder_input_ids=torch.from_numpy(lm.shifted(target))[None],
+            ).logits
+            expected = torch.nn.functional.cross_entropy(logits_1MV[0], one[0])
+            assert losses_BM[row].sum() / len(target) == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_the_decoder_starts_as_in_training(name, tokenizers):
+    """Generation begins with what every target begins with."""
+    lm = make(name, tokenizers)
+    lm.model.eval()
+    target = np.array(lm.tokenizer(SENTENCES[0])["input_ids"])
+    assert lm.start_ids == (lm.shifted(target)[0], target[0])
+    with torch.inference_mode():
+        for beams in (1, 2):
+            rows = lm.generate(lm.sources([target, target[:4]]), max_new_tokens=4, beams=beams)
+            assert [tuple(row[:2].tolist()) for row in rows] == [lm.start_ids] * 2
+
+
+def test_saving_and_loading(tokenizers, tmp_path):
+    lm = make("bart", tokenizers)
+    lm.save(tmp_path)
+    again = load_seq2seq(str(tmp_path))
+    assert again.fingerprint == lm.fingerprint
+    assert again.start_ids == lm.start_ids
+    snapshot = again.snapshot()
+    again.flat.weights.zero_()
+    again.restore(snapshot)
+    assert again.fingerprint == lm.fingerprint
+
+
+def test_weights_depend_on_the_seed_alone(tokenizers):
+    def weights(seed):
+        model = new_model("t5", "seq2seq", tokenizers["unigram"], SIZE, seed=seed)
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    state = torch.get_rng_state()
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_models_without_the_head_say_so(tokenizers, tmp_path):
+    with pytest.raises(UnknownArchitectureError, match="has no sequence-to-sequence head"):
+        new_model("bert", "seq2seq", tokenizers["wordpiece"], SIZE)
+    with pytest.raises(UnknownArchitectureError, match="which transformers has removed"):
+        new_model("qdqbert", "masked", tokenizers["wordpiece"], SIZE)
+    with pytest.raises(UnknownArchitectureError, match="no architecture 'bort'"):
+        new_model("bort", "masked", tokenizers["wordpiece"], SIZE)
+    transformers.BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="bert model, for which transformers has no sequence-to"):
+        load_seq2seq(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["transfo-xl", "bort"])
+def test_models_that_transformers_has_not_are_named(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    fate = {"transfo-xl": "has removed", "bort": "does not know"}[kind]
+    with pytest.raises(ModelNotFoundError, match=f"is a {kind} model, which transformers {fate}"):
+        load_seq2seq(str(tmp_path))
+
+
+def test_languages_are_set_on_tokenizers_that_have_them(tokenizers, tmp_path):
+    make("mbart", tokenizers).save(tmp_path)
+    with pytest.raises(ValueError, match="knows no languages"):
+        load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
