@@ -194,7 +194,7 @@ def test_states_are_cached_by_context_and_padded_with_zeros(tiny_masked_lm, tiny
     assert not first[1, 2:].any()
     np.testing.assert_allclose(first[0, :3, :32], lm.embeddings(ids[0, :3]).detach().numpy())
     with torch.no_grad():
-        lm.flat.zero_()
+        lm.flat.weights.zero_()
     np.testing.assert_array_equal(provider(ids, real, np.array([3, 4])), first)
     provider.forget()
     assert not np.array_equal(provider(ids, real, np.array([3, 4])), first)

@@ -70,7 +70,7 @@ class Scorer:
         if not chosen or not settings.pretrain_epochs:
             return []
         corrupted, labels = self._corrupt(job, chosen)
-        rng = _seed_everything(job.seed, PRETRAIN, 0)
+        rng = seed_everything(job.seed, PRETRAIN, 0)
 
         def loss(rows: np.ndarray) -> Tensor:
             sequences = [corrupted[i] for i in rows]
@@ -115,7 +115,7 @@ class Scorer:
         self, job: ScoreJob, number: int, cost: dict[str, int]
     ) -> dict[str, float]:
         lm, settings = self.language_model, job.settings
-        rng = _seed_everything(job.seed, FINETUNE, number)
+        rng = seed_everything(job.seed, FINETUNE, number)
         head = self.task.head(lm.width).to(lm.device)
 
         def loss(rows: np.ndarray) -> Tensor:
@@ -135,7 +135,7 @@ class Scorer:
         self.language_model.model.eval()
         head.eval()
         outputs: list[np.ndarray] = [np.empty(0)] * len(job.score)
-        batches = _length_batches([len(f) for f in job.score], job.settings.eval_tokens)
+        batches = length_batches([len(f) for f in job.score], job.settings.eval_tokens)
         with torch.inference_mode():
             for step, rows in enumerate(batches):
                 features = [job.score[i] for i in rows]
@@ -153,6 +153,11 @@ class Scorer:
             [f.input_ids for f in features], [f.token_type_ids for f in features]
         )
 
+    @staticmethod
+    def schedule(done: float) -> float:
+        """Factor of the learning rate when a share of the steps is done: linear decay to zero."""
+        return 1 - done
+
     def _train(
         self,
         phase: str,
@@ -163,10 +168,10 @@ class Scorer:
         head: nn.Module | None,
         cost: dict[str, int],
     ) -> np.ndarray:
-        """AdamW with linear decay to zero and a clipped gradient, as BERT is fine-tuned."""
+        """AdamW with a clipped gradient, as BERT is fine-tuned."""
         lm = self.language_model
         lm.model.train()
-        parameters: list[Any] = [*lm.model.parameters()]
+        parameters: list[Any] = [lm.flat.parameter]
         if head is not None:
             head.train()
             parameters += head.parameters()
@@ -175,8 +180,10 @@ class Scorer:
         )
         values = np.zeros(len(batches))
         for step, rows in enumerate(batches):
-            optimizer.param_groups[0]["lr"] = lr * (1 - step / len(batches))
-            optimizer.zero_grad()
+            optimizer.param_groups[0]["lr"] = lr * self.schedule(step / len(batches))
+            lm.flat.zero_grad()
+            if head is not None:
+                head.zero_grad()
             loss = loss_of(rows)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
@@ -187,7 +194,7 @@ class Scorer:
         return values
 
 
-def _seed_everything(seed: int, stage: int, number: int) -> np.random.Generator:
+def seed_everything(seed: int, stage: int, number: int) -> np.random.Generator:
     """A generator for the order of the data; torch's global one for initialisation and dropout."""
     order, torch_seed = np.random.SeedSequence([seed, stage, number]).spawn(2)
     torch.manual_seed(int(torch_seed.generate_state(1)[0]))
@@ -200,7 +207,7 @@ def _batches(count: int, size: int, epochs: int, rng: np.random.Generator) -> It
         yield from (order[i : i + size] for i in range(0, count, size))
 
 
-def _length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+def length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Batches of about ``tokens`` real tokens, of similar lengths to keep padding small."""
     batches: list[list[int]] = []
     total = 0

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from envs.models.architectures import TOKEN_STATES, padded_length, token_embedding
 from envs.models.attention import (
     PACKED,
     PackedLayout,
     register_packed_attention,
     use_fast_dropout,
 )
+from envs.models.flat import FlatParameters, use_standing_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,6 +53,7 @@ class LanguageModel:
         width: D, size of the hidden states.
         vocab_size: V, rows of the embedding matrix.
         packs: batches carry no padding.
+        flat: all its weights and gradients.
         sparse_head: the vocabulary projection is computed at masked positions only.
     """
 
@@ -69,15 +72,19 @@ class LanguageModel:
         self.model: Any = model.to(device)  # type: ignore[arg-type]
         self.device = torch.device(device)
         self.precision = precision
-        self.width = int(model.config.hidden_size)
-        self.vocab_size = len(self.model.get_input_embeddings().weight)
+        self._embedding = token_embedding(model)
+        self.vocab_size = len(self._embedding.weight)
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
         self._encoder = model.base_model
         self._accepts = set(inspect.signature(self._encoder.forward).parameters)
         self._attention = model.config._attn_implementation
         self._position_offset = 0
-        self.flat = flatten_parameters(model)
+        self._states = TOKEN_STATES.get(model.config.model_type, "last_hidden_state")
+        use_standing_embedding(model)
+        self.flat = FlatParameters(self.model)
+        self.packs = False
+        self.width = self._probe_width()
         self.packs = self._probe_packing()
         self.sparse_head = self._probe_head()
 
@@ -90,25 +97,24 @@ class LanguageModel:
     @property
     def fingerprint(self) -> str:
         """Content hash of the weights as they are now."""
-        return hashlib.sha256(self.flat.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.flat.weights.cpu().numpy().tobytes()).hexdigest()[:16]
 
     def snapshot(self) -> Tensor:
         """A copy of all weights, one flat float32 tensor."""
-        return self.flat.detach().clone()
+        return self.flat.weights.clone()
 
     def restore(self, weights: Tensor) -> None:
         """Put a snapshot back, by one copy into the standing buffer."""
-        with torch.no_grad():
-            self.flat.copy_(weights)
+        self.flat.weights.copy_(weights)
 
     @property
     def embedding_width(self) -> int:
         """E, size of the static token embeddings (ALBERT and ELECTRA factorise: E < D)."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return int(self._embedding.weight.shape[1])
 
     def embeddings(self, input_ids: np.ndarray) -> Tensor:
         """Static token embeddings, float32 (..., E)."""
-        return self.model.get_input_embeddings().weight[self._tensor(input_ids)].float()
+        return self._embedding.weight[self._tensor(input_ids)].float()
 
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
@@ -138,10 +144,10 @@ class LanguageModel:
         batch = self._packed(sequences, token_types) if self.packs else None
         with self.autocast():
             if batch is not None:
-                hidden_TD = self._encoder(**batch).last_hidden_state[0]
+                hidden_TD = getattr(self._encoder(**batch), self._states)[0]
             else:
                 padded = self._padded(sequences, token_types)
-                hidden_BLD = self._encoder(**padded).last_hidden_state
+                hidden_BLD = getattr(self._encoder(**padded), self._states)
                 real = padded["attention_mask"].bool()
                 hidden_TD = hidden_BLD[:, : real.shape[1]][real]
         return hidden_TD.float()
@@ -202,7 +208,8 @@ class LanguageModel:
     def _padded(
         self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None
     ) -> dict[str, Tensor]:
-        shape = (len(sequences), max(len(ids) for ids in sequences))
+        longest = max(len(ids) for ids in sequences)
+        shape = (len(sequences), padded_length(self.model.config, longest))
         pad = self.model.config.pad_token_id or 0
         ids, types, real = (np.full(shape, fill, dtype=np.int64) for fill in (pad, 0, 0))
         for row, sequence in enumerate(sequences):
@@ -210,7 +217,8 @@ class LanguageModel:
             real[row, : len(sequence)] = 1
             if token_types is not None:
                 types[row, : len(sequence)] = token_types[row]
-        batch = {"input_ids": self._tensor(ids), "attention_mask": self._tensor(real)}
+        name = "input_ids" if "input_ids" in self._accepts else "inputs"
+        batch = {name: self._tensor(ids), "attention_mask": self._tensor(real)}
         if self._takes_token_types:
             batch["token_type_ids"] = self._tensor(types)
         return batch
@@ -228,6 +236,11 @@ class LanguageModel:
         avoid = {self.model.config.pad_token_id}
         ids = [i for i in range(min(self.vocab_size, 4096)) if i not in avoid]
         return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5)]
+
+    def _probe_width(self) -> int:
+        """Asked of the states themselves: configurations name it in many ways."""
+        with self._evaluating():
+            return int(self.hidden_states(self._probe_sequences()).shape[1])
 
     def _probe_packing(self) -> bool:
         """Try packed against padded; keep the first position offset that agrees."""
@@ -303,19 +316,3 @@ def _mask_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
             "predict masked words. Give a masked language model such as bert, distilbert or minilm."
         )
     return int(tokenizer.mask_token_id)
-
-
-def flatten_parameters(module: nn.Module) -> Tensor:
-    """Lay all parameters in one float32 buffer; each parameter becomes a view of it.
-
-    Shared parameters are laid once. Afterwards one copy restores the module, and one norm and one
-    optimiser kernel see all of it.
-    """
-    parameters = list(module.parameters())
-    flat = torch.cat([p.detach().float().reshape(-1) for p in parameters])
-    start = 0
-    for parameter in parameters:
-        size = parameter.numel()
-        parameter.data = flat[start : start + size].view(parameter.shape)
-        start += size
-    return flat

@@ -64,7 +64,7 @@ def train_masked_lm(
     everything = list(lm.model.parameters())
     lm.model.train()
     total = settings.head_steps + settings.steps
-    optimizer = torch.optim.AdamW(everything, lr=settings.lr, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW([lm.flat.parameter], lr=settings.lr, weight_decay=0.0, fused=True)
     order = np.empty(0, dtype=np.int64)
     for step in range(total):
         alone = step < settings.head_steps and bool(head)
@@ -78,9 +78,9 @@ def train_masked_lm(
             order = np.concatenate([order, rng.permutation(len(corpus))])
         rows, order = order[: settings.batch], order[settings.batch :]
         loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
-        optimizer.zero_grad()
+        lm.flat.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(everything, 1.0, foreach=True)
+        nn.utils.clip_grad_norm_(lm.flat.parameter, 1.0)
         optimizer.step()
         progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
 
