@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,24 @@ class ScorerFactory:
     task: Task | None
     weights: Path | None
 
-    def __call__(self, progress: Progress) -> Scorer:
+    def __call__(self, progress: Progress, number: int) -> Scorer:
         tune_runtime(threads=1)
+        data = replace(self.data, device=worker_device(self.data.device, number))
         scorer = (
-            testbed_stage().scorer
-            if self.task is None
-            else Scorer(text_model(self.data), self.task)
+            testbed_stage().scorer if self.task is None else Scorer(text_model(data), self.task)
         )
         scorer.progress = progress
         return share_weights(scorer, self.weights)
+
+
+def worker_device(device: str, number: int) -> str:
+    """Workers take the GPUs in turn, from the one that was asked for."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return device
+    first = int(device.partition(":")[2] or 0)
+    return f"cuda:{(first + number) % torch.cuda.device_count()}"
 
 
 def share_weights(scorer: Scorer, folder: Path | None) -> Scorer:

@@ -23,8 +23,8 @@ from typing import Any
 
 from envs.adaptation.jobs import Executor, Progress, Score, ScoreJob
 
-ScorerFactory = Callable[[Progress], Callable[[ScoreJob], Score]]
-"""Picklable; called once in each worker with the progress callback to use."""
+ScorerFactory = Callable[[Progress, int], Callable[[ScoreJob], Score]]
+"""Picklable; called once in each worker with the progress callback and the worker's number."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ATTEMPTS = 2
@@ -60,8 +60,10 @@ class ProcessExecutor:
             raise ValueError(f"workers is {workers}; at least one worker process is needed.")
         self._jobs: queue.SimpleQueue[tuple[ScoreJob, Future[Score]] | None] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._serve, args=(factory, timeout, progress), daemon=True)
-            for _ in range(workers)
+            threading.Thread(
+                target=self._serve, args=(factory, number, timeout, progress), daemon=True
+            )
+            for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -86,7 +88,11 @@ class ProcessExecutor:
         self.close()
 
     def _serve(
-        self, factory: ScorerFactory, timeout: float | None, progress: Progress | None
+        self,
+        factory: ScorerFactory,
+        number: int,
+        timeout: float | None,
+        progress: Progress | None,
     ) -> None:
         """One thread per worker: feeds it jobs and replaces it when it is lost."""
         worker: _Worker | None = None
@@ -95,7 +101,7 @@ class ProcessExecutor:
             if not future.set_running_or_notify_cancel():
                 continue
             for attempt in range(ATTEMPTS):
-                worker = worker or _Worker(factory)
+                worker = worker or _Worker(factory, number)
                 try:
                     future.set_result(worker.run(job, timeout, progress))
                 except _WorkerLost as lost:
@@ -114,11 +120,11 @@ class ProcessExecutor:
 class _Worker:
     """One spawned process and the pipe to it."""
 
-    def __init__(self, factory: ScorerFactory) -> None:
+    def __init__(self, factory: ScorerFactory, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._ready = False
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, factory), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, factory, number), daemon=True)
         with _single_threaded():
             self._process.start()
         theirs.close()
@@ -171,7 +177,7 @@ class _single_threaded:
         _environment.release()
 
 
-def _work(pipe: Connection, factory: ScorerFactory) -> None:
+def _work(pipe: Connection, factory: ScorerFactory, number: int) -> None:
     """Body of a worker: score jobs until the pipe closes."""
     import signal
 
@@ -187,7 +193,7 @@ def _work(pipe: Connection, factory: ScorerFactory) -> None:
         except EOFError:
             return
         try:
-            scorer = scorer or factory(lambda *step: pipe.send(("progress", step)))
+            scorer = scorer or factory(lambda *step: pipe.send(("progress", step)), number)
             answer: tuple[str, Any] = ("score", scorer(job))
         except Exception as error:
             answer = ("error", error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmg.config import TestingConfig, resolve_testing
-from nmg.options import add_flags, build, given_flags, read_settings, write_settings
+from nmg.options import add_flags, build, flatten, given_flags, read_settings, write_settings
 
 if TYPE_CHECKING:
     from nmg.arena import Arena
@@ -56,11 +56,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then compare."""
+    from nmg.checkpoint import chosen_checkpoint
     from nmg.training import run_folder, stoppable
 
+    for policy in args.policy:
+        chosen_checkpoint(policy, args.start)  # a wrong path is told at once
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
-    claim_folder(folder, config, args)
+    check_folder(folder, config)
     with stoppable(f"the same command with --output {folder}"):
         compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
@@ -81,30 +84,22 @@ def trained_settings(policy: Path) -> dict[str, Any]:
     return {}
 
 
-def claim_folder(folder: Path, config: TestingConfig, args: argparse.Namespace) -> None:
-    """Make the results folder, or go on in it if it was made by the same settings.
+def check_folder(folder: Path, config: TestingConfig) -> None:
+    """See to it that the folder is free or holds the same comparison.
 
     Raises:
         ValueError: if it holds another run.
     """
     path = folder / "resolved.yaml"
-    if path.is_file():
-        before = read_settings(path)
-        same = "seeds" in before and _comparable(build(TestingConfig, before)) == _comparable(
-            config
-        )
-        if not same:
-            raise ValueError(
-                f"{folder} already holds another run; give another --name or --output."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_settings(folder, config)
+    if not path.is_file():
+        return
+    before = read_settings(path)
+    if "seeds" not in before or _comparable(build(TestingConfig, before)) != _comparable(config):
+        raise ValueError(f"{folder} already holds another run; give another --name or --output.")
 
 
 def _comparable(config: TestingConfig) -> Any:
     """What must be the same for results to go together; more seeds may be added."""
-    from nmg.options import flatten
-
     free = ("seeds", "workers", "device", "data_dir", "controls")
     return {name: value for name, value in flatten(config).items() if name not in free}
 
@@ -129,6 +124,8 @@ def compare_maskings(
 
     prepare_process()
     arena = build_arena(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, config)
     comparison = config.comparison
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
     maskings, used = gather_maskings(config, arena, policies, strategies, start)

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         flags = given_flags(TrainingConfig, args)
         config = resolve_training(flags, args.preset, from_file)
         folder = args.output or run_folder(config, args.name, "neural")
-        make_run_folder(folder, config)
+        check_free(folder)
     with stoppable(f"nmg train --resume {folder}"):
         train(config, folder)
     return 0
@@ -79,19 +79,17 @@ def run_folder(config: Any, name: str | None, kind: str) -> Path:
     return Path("output", *parts, f"{name}_{kind}")
 
 
-def make_run_folder(folder: Path, config: Any) -> None:
-    """Make a run folder and write its settings.
+def check_free(folder: Path) -> None:
+    """See to it that the folder holds no run yet.
 
     Raises:
-        ConfigError: if it already holds a run.
+        ConfigError: if it does.
     """
     if (folder / "resolved.yaml").exists():
         raise ConfigError(
             f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
             "--name or --output."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_settings(folder, config)
 
 
 def _resumed(args: argparse.Namespace) -> TrainingConfig:
@@ -107,7 +105,6 @@ def _resumed(args: argparse.Namespace) -> TrainingConfig:
                 f"--{name.replace('_', '-')} is {value} but the run in {args.resume} was started "
                 f"with {before[name]}; only {', '.join(MAY_CHANGE)} may change on --resume."
             )
-    write_settings(args.resume, config)
     return config
 
 
@@ -146,6 +143,9 @@ def train(config: TrainingConfig, folder: Path) -> None:
 
     prepare_process()
     on = training_stage(config.data, config.episode)
+    # Only now: a run that could not begin leaves no folder behind.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, config)
     latest = last_checkpoint(folder)
     done = read_about(latest)["episode"] if latest else 0
     bar = EpisodeBar(config.run.episodes, "episode", done=done, jobs=jobs_per_episode(config))

@@ -23,7 +23,7 @@ def score(job: ScoreJob) -> Score:
     return Score({"f1": job.seed + 0.1}, [{"f1": job.seed + 0.1}], {"steps": 1}, [2.0])
 
 
-def plain_factory(progress):
+def plain_factory(progress, number):
     def scorer(job):
         progress("pretrain", 1, 1)
         if job.seed == 13:
@@ -39,7 +39,7 @@ class Fragile:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def __call__(self, progress):
+    def __call__(self, progress, number):
         def scorer(job):
             mark = self.folder / str(job.seed)
             if job.seed == 3 or not mark.exists():

@@ -48,6 +48,7 @@ def train_arguments(data: Path, model: Path) -> list[str]:
         "budget": 0.2,
         "window": 24,
         "max-length": 32,
+        "stride": 8,
         "episodes": 4,
         "checkpoint-every": 2,
         "validation-episodes": 1,

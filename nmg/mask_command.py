@@ -1,0 +1,194 @@
+"""``nmg mask``: show what a policy or a strategy masks in a text."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from envs.text.corpus import Corpus
+
+EXAMPLES = """examples:
+  nmg mask --strategy salient --model minilm --text "Ada Lovelace wrote it in 1843."
+  nmg mask --policy output/squadshifts-new_wiki/minilm/a_neural --file article.txt --budget 0.15
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``mask`` on the command line."""
+    parser = subparsers.add_parser(
+        "mask",
+        help="show what a policy or strategy masks in a text",
+        description="Print a text with its masked words in colour (in [brackets] where there is "
+        "no colour: in a file, or with NO_COLOR set).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--policy", type=Path, metavar="DIR", help="a run folder or a checkpoint")
+    who.add_argument("--strategy", metavar="NAME", help="a fixed strategy, e.g. idf or span")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", help="the text itself")
+    what.add_argument("--file", type=Path, help="a text file; - for standard input")
+    parser.add_argument("--model", help="language model (default: the policy's own, else minilm)")
+    parser.add_argument("--budget", type=float, help="share of the tokens (default: the policy's)")
+    parser.add_argument("--window", type=int, default=254, help="tokens of a context")
+    parser.add_argument("--seed", type=int, default=0, help="of strategies that draw")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mask the text and print it."""
+    from envs.models.states import TokenStates
+    from envs.text.corpus import build_corpus
+    from nmg.assembly import text_model
+    from nmg.checkpoint import chosen_checkpoint
+    from nmg.config import DataConfig
+    from nmg.evaluation import Greedy
+    from nmg.maskings import load_policy
+    from nmg.testing import trained_settings
+
+    checkpoint = chosen_checkpoint(args.policy) if args.policy else None
+    trained = trained_settings(args.policy) if args.policy else {}
+    name = args.model or trained.get("model", "minilm")
+    texts = _texts(args)
+    if name == "tiny":
+        lm = _testbed_model()
+    else:
+        lm = text_model(DataConfig(task="classification", model=name))
+    room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
+    window = min(args.window, room)
+    corpus = build_corpus(texts, lm.tokenizer, window)
+    if checkpoint is not None:
+        policy = Greedy(load_policy(checkpoint, TokenStates(lm), len(lm.tokenizer)))
+    else:
+        policy = _strategy(args.strategy, corpus, texts, args.seed)
+    budget = args.budget if args.budget is not None else trained.get("budget", 0.05)
+    masks = mask_corpus(corpus, policy, budget)
+    colour = use_colour(sys.stdout)
+    for text, spans in zip(texts, masked_spans(corpus, masks, texts, window), strict=True):
+        print(painted(text, spans, colour))
+    masked, total = sum(int(mask.sum()) for mask in masks), sum(map(len, corpus))
+    print(f"\n{masked} of {total} tokens masked ({100 * masked / total:.1f}%)", file=sys.stderr)
+    return 0
+
+
+def _testbed_model() -> Any:
+    from nmg.assembly import testbed_stage
+
+    return testbed_stage().states.language_model
+
+
+def _texts(args: argparse.Namespace) -> list[str]:
+    from envs.text.readers import read_documents
+
+    if args.text is not None:
+        return [args.text]
+    if str(args.file) == "-":
+        return [sys.stdin.read()]
+    return read_documents(args.file)
+
+
+def _strategy(name: str, corpus: Corpus, texts: Sequence[str], seed: int) -> Any:
+    from agents.strategies import NoMask, make_strategy
+
+    if name == "none":
+        return NoMask()
+    return make_strategy(
+        name, tokenizer=corpus.tokenizer, contexts=corpus.contexts, texts=texts, seed=seed
+    )
+
+
+def mask_corpus(corpus: Corpus, policy: Any, budget: float) -> list[np.ndarray]:
+    """Masks of all contexts, one bool array (n,) each, within the budget.
+
+    Raises:
+        ValueError: if the budget is no share.
+    """
+    from envs import spaces
+
+    if not 0 < budget <= 1:
+        raise ValueError(f"budget is {budget}; it is a share of the tokens, above 0 and at most 1.")
+    observation = spaces.pad_contexts(
+        corpus.contexts,
+        np.arange(len(corpus)),
+        length=max(map(len, corpus)),
+        pad_id=int(corpus.tokenizer.pad_token_id or 0),
+        budget=budget,
+    )
+    masks_BL, _ = policy.predict(observation, deterministic=True)
+    return [
+        mask_L[: len(context)].astype(bool)
+        for mask_L, context in zip(masks_BL, corpus, strict=True)
+    ]
+
+
+def use_colour(stream: Any) -> bool:
+    """Colour on a terminal, unless NO_COLOR says otherwise; FORCE_COLOR for pipes."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def masked_spans(
+    corpus: Corpus, masks: Sequence[np.ndarray], texts: Sequence[str], window: int
+) -> list[list[tuple[int, int]]]:
+    """Character spans of the masked tokens of each text, neighbours joined.
+
+    Args:
+        corpus: made of these texts with this window.
+        masks: of its contexts.
+        texts: the documents.
+        window: content tokens of a context.
+    """
+    spans: list[list[tuple[int, int]]] = [[] for _ in texts]
+    offsets = [_offsets(text, corpus.tokenizer, window) for text in texts]
+    rows = dict.fromkeys(range(len(texts)), 0)
+    for context, mask in zip(corpus, masks, strict=True):
+        found = offsets[context.document][rows[context.document]]
+        rows[context.document] += 1
+        for place in np.flatnonzero(mask):
+            start, end = found[place]
+            joined = spans[context.document]
+            if joined and joined[-1][1] == start:
+                joined[-1] = (joined[-1][0], end)
+            elif end > start:
+                joined.append((start, end))
+    return spans
+
+
+def _offsets(text: str, tokenizer: Any, window: int) -> list[list[tuple[int, int]]]:
+    """Character offsets of the tokens of each context of a text, as `build_corpus` cuts it."""
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        max_length=window + tokenizer.num_special_tokens_to_add(),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    rows = zip(encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
+    return [found for found, special in rows if not all(special)]
+
+
+def painted(text: str, spans: Sequence[tuple[int, int]], colour: bool) -> str:
+    """The text with the spans in colour, or in brackets."""
+    pieces, at = [], 0
+    for start, end in spans:
+        # Byte-level tokens begin with the space before the word.
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        pieces += [text[at:start], _paint(text[start:end], colour)]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _paint(text: str, colour: bool) -> str:
+    return f"\x1b[1;97;44m{text}\x1b[0m" if colour else f"[{text}]"

@@ -1,0 +1,152 @@
+"""``nmg noise``: how often the sign of a reward is wrong, before a budget is spent on it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nmg.config import TrainingConfig, resolve_training
+from nmg.options import add_flags, given_flags, read_settings
+from nmg.statistics import false_alarm_rate, seeds_needed
+
+EXAMPLES = """examples:
+  nmg noise                                             the testbed
+  nmg noise --task classification --dataset chemprot --model minilm --deals 4 --repeats 4
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``noise`` on the command line."""
+    parser = subparsers.add_parser(
+        "noise",
+        help="measure the noise of the reward",
+        description="Score pairs of random maskings several times, each time with other training "
+        "seeds, and see how much of a difference is due to the masks. The settings are those of "
+        "nmg train.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    size = parser.add_argument_group("how much is measured")
+    size.add_argument("--deals", type=int, default=6, help="pairs of maskings (default: 6)")
+    size.add_argument("--repeats", type=int, default=5, help="scores of each (default: 5)")
+    add_flags(parser, TrainingConfig)
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known of the reward of one metric.
+
+    Attributes:
+        seeds: standard deviation of a difference over training seeds, the masks being fixed.
+        masks: standard deviation of the true difference of two random maskings, with the part
+            that is noise taken off; 0 if nothing is left.
+        wrong_sign: how often a single difference has another sign than the mean of its repeats
+            (that one left out); ties count half.
+    """
+
+    seeds: float
+    masks: float
+    wrong_sign: float
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from nmg.assembly import open_workshop, training_stage
+    from nmg.callbacks import EpisodeBar
+    from nmg.training import prepare_process
+
+    if args.deals < 2 or args.repeats < 2:
+        raise ValueError(
+            f"--deals is {args.deals} and --repeats {args.repeats}; noise needs at least 2 of both."
+        )
+    from_file = read_settings(args.config) if args.config else {}
+    config = resolve_training(given_flags(TrainingConfig, args), args.preset, from_file)
+    prepare_process()
+    on = training_stage(config.data, config.episode)
+    bar = EpisodeBar(2 * args.deals * args.repeats, "score job")
+    shop = open_workshop(on, config.data, bar=bar)
+    try:
+        differences = measure(config, on, shop.executor, args.deals, args.repeats)
+    finally:
+        bar.close()
+        shop.close()
+    better = on.task.higher_is_better
+    for metric, values_DR in differences.items():
+        print(describe(metric, values_DR, better.get(metric, True)) + "\n")
+    return 0
+
+
+def measure(
+    config: TrainingConfig, on: Any, executor: Any, deals: int, repeats: int
+) -> Mapping[str, np.ndarray]:
+    """Differences of pairs of random maskings: metric -> (deals, repeats)."""
+    from dataclasses import replace
+
+    from envs.references import UniformRandom
+    from nmg.evaluation import masking_job, seed_of
+
+    running = []
+    for number in range(deals):
+        deal = on.world.deal(seed_of(config.run.seed, "noise", number))
+        pair = [
+            masking_job(
+                on.world,
+                deal,
+                UniformRandom(),
+                name=name,
+                budget=config.episode.budget,
+                settings=config.adaptation,
+                run=config.run.seed,
+                number=number,
+            )
+            for name in ("one", "other")
+        ]
+        for repeat in range(repeats):
+            seed = int(seed_of(config.run.seed, f"noise/{number}", repeat).generate_state(1)[0])
+            running.append([executor.submit(replace(job, seed=seed)) for job in pair])
+    scores = [(one.result().metrics, other.result().metrics) for one, other in running]
+    return {
+        metric: np.array([a[metric] - b[metric] for a, b in scores]).reshape(deals, repeats)
+        for metric in scores[0][0]
+    }
+
+
+def noise_of(differences_DR: np.ndarray) -> Noise:
+    """Separate what the seeds do from what the masks do (one-way random effects)."""
+    repeats = differences_DR.shape[1]
+    within = float(differences_DR.var(axis=1, ddof=1).mean())
+    between = float(differences_DR.mean(axis=1).var(ddof=1)) - within / repeats
+    others_DR = differences_DR.sum(axis=1, keepdims=True) - differences_DR
+    agreement_DR = np.sign(others_DR) * np.sign(differences_DR)
+    return Noise(within**0.5, max(0.0, between) ** 0.5, float((1 - agreement_DR).mean() / 2))
+
+
+def describe(metric: str, differences_DR: np.ndarray, higher_is_better: bool) -> str:
+    """A few lines on one metric."""
+    noise = noise_of(differences_DR)
+    lines = [
+        f"{metric} ({'higher' if higher_is_better else 'lower'} is better)",
+        f"  difference of two random maskings: sd {noise.seeds:.4g} over training seeds, "
+        f"sd {noise.masks:.4g} over masks",
+        f"  the sign of one reward is wrong {100 * noise.wrong_sign:.0f}% of the time "
+        "(50% is no information)",
+    ]
+    total = float(np.hypot(noise.seeds, noise.masks))
+    if total:
+        effects = ", ".join(
+            f"{effect:.3g}: {seeds_needed(total, effect)}"
+            for effect in (total / 2, total, 2 * total)
+        )
+        alarms = false_alarm_rate(differences_DR[:, 0].tolist(), pairs=5)
+        lines += [
+            f"  seeds needed to detect an effect of size (80% power): {effects}",
+            f"  random against random with 5 seeds is called different {100 * alarms:.1f}% "
+            "of the time",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""The command: help that is quick and has examples, one sentence and exit code 2 for bad input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny_run import train_arguments, write_model, write_texts
+
+from nmg import cli
+from nmg.cli import PROGRAMS, main
+
+
+def test_help_lists_every_program_and_imports_nothing_heavy():
+    code = (
+        "import sys; from nmg.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in PROGRAMS:
+        assert f"\n    {name}" in done.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_explains_itself_with_examples(program, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([program, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "examples:" in printed or program == "data"
+
+
+def test_unknown_flags_and_programs_name_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--budgte", "0.1"])
+    assert stop.value.code == 2
+    assert "did you mean '--budget'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["trian"])
+    assert "train" in capsys.readouterr().err
+
+
+def sentence(capsys, arguments) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("nmg: ")
+    assert "\n" not in printed
+    assert "Traceback" not in printed
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budget", "1.5"], "budget is 1.5"),
+        (["--dataset", "/absent/file.json", "--task", "qa"], "/absent/file.json"),
+        (["--dataset", "squad", "--task", "qa", "--data-dir", "/absent"], "squad"),
+        (["--model", "/absent/model"], "/absent/model"),
+        (["--config", "/absent.yaml"], "no settings file"),
+        (["--preset", "squad-brt"], "did you mean 'squad-bert'"),
+        (["--gradient", "expected", "--critic", "state-value"], "gradient='expected'"),
+    ],
+)
+def test_bad_settings_are_one_sentence(
+    flags, message, capsys, tmp_path, tiny_masked_lm, tiny_tokenizer
+):
+    data = write_texts(tmp_path / "data")
+    model = write_model(tmp_path / "model", tiny_masked_lm, tiny_tokenizer)
+    arguments = [*train_arguments(data, model), *flags, "--output", tmp_path / "run"]
+    assert message in sentence(capsys, arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def broken(name: str, content: bytes | str):
+    return name, content if isinstance(content, bytes) else content.encode()
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "message"),
+    [
+        ("qa", broken("cut.json.gz", b"\x1f\x8b\x08\x00\x00"), "cut.json.gz"),
+        ("qa", broken("shape.json", '{"rows": [1]}'), "shape.json"),
+        ("classification", broken("empty.jsonl", ""), "empty.jsonl"),
+        ("classification", broken("torn.jsonl", '{"text": "a", "label'), "torn.jsonl"),
+    ],
+)
+def test_damaged_files_are_one_sentence(
+    task, file, message, capsys, tmp_path, tiny_masked_lm, tiny_tokenizer
+):
+    model = write_model(tmp_path / "model", tiny_masked_lm, tiny_tokenizer)
+    path = tmp_path / file[0]
+    path.write_bytes(file[1])
+    arguments = [*train_arguments(path, model), "--task", task, "--stride", "8"]
+    assert message in sentence(capsys, [*arguments, "--output", tmp_path / "run"])
+
+
+def test_an_unknown_test_label_and_a_model_without_tokenizer_are_one_sentence(
+    capsys, tmp_path, tiny_masked_lm, tiny_tokenizer
+):
+    data = write_texts(tmp_path / "data")
+    model = write_model(tmp_path / "model", tiny_masked_lm, tiny_tokenizer)
+    with (data / "test.jsonl").open("a") as file:
+        file.write('{"text": "the sea", "label": "wet"}\n')
+    common = ["--task", "classification", "--output", tmp_path / "out"]
+    arguments = ["test", "--dataset", data, "--model", model, *common]
+    assert "wet" in sentence(capsys, arguments)
+    tiny_masked_lm.save_pretrained(tmp_path / "bare")
+    arguments = ["test", "--dataset", data, "--model", tmp_path / "bare", *common]
+    assert "tokenizer" in sentence(capsys, arguments)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "build_parser", lambda program: np.zeros(2).reshape(3))
+    with pytest.raises(ValueError, match="reshape"):
+        main(["train"])
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["train", "--config", "/absent.yaml", "--debug"])

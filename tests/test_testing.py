@@ -1,0 +1,106 @@
+"""nmg test: one table over the same seeds, null controls, resumed without computing twice."""
+
+import json
+
+import pytest
+from tiny_run import train_arguments, write_model, write_texts
+
+from envs.adaptation.scorer import Scorer
+from nmg.cli import main
+
+
+@pytest.fixture
+def run(tmp_path, tiny_masked_lm, tiny_tokenizer):
+    data = write_texts(tmp_path / "data")
+    model = write_model(tmp_path / "model", tiny_masked_lm, tiny_tokenizer)
+    folder = tmp_path / "policy_neural"
+    arguments = train_arguments(data, model)
+    assert main([*arguments, "--episodes", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["test", "--policy", str(run), "--strategy", "idf", "--workers", "1"]
+    command += ["--contexts", "8", "--examples", "10", "--test-examples", "6", "--output", str(out)]
+    assert main([*command, "--seeds", "2"]) == 0
+    printed = capsys.readouterr().out
+    for word in (
+        "policy_neural: untrained",
+        "policy_neural: shuffled",
+        "none",
+        "accuracy - random",
+    ):
+        assert word in printed
+    results = json.loads((out / "results.json").read_text())
+    assert results["headline"] == "accuracy"
+    assert results["seeds"] == [0, 1]
+    assert all(len(row["scores"]) == 2 for row in results["rows"])
+    assert set(results["rows"][0]["means"]) == {"accuracy", "macro_f1", "micro_f1", "nll"}
+    assert (out / "report.html").is_file()
+
+    jobs = []
+    score = Scorer.__call__
+    monkeypatch.setattr(Scorer, "__call__", lambda self, job: jobs.append(job) or score(self, job))
+    assert main([*command, "--seeds", "2"]) == 0
+    probes = len(jobs)
+    again = json.loads((out / "results.json").read_text())
+    assert again["rows"] == results["rows"]
+    assert all(job.settings.pretrain_epochs == 1 for job in jobs)
+    jobs.clear()
+    assert main([*command, "--seeds", "3"]) == 0
+    assert len(jobs) - probes == len(results["rows"])  # the new seed only
+    more = json.loads((out / "results.json").read_text())
+    assert [row["scores"][:2] for row in more["rows"]] == [row["scores"] for row in results["rows"]]
+
+    assert main([*command, "--budget", "0.5"]) == 2
+    assert "already holds another run" in capsys.readouterr().err
+
+
+def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
+    path = run / "checkpoints" / "000001" / "agent.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "vocab_size": about["vocab_size"] + 1}))
+    assert main(["test", "--policy", str(run), "--output", str(run / "out")]) == 2
+    assert "was made for a vocabulary of" in capsys.readouterr().err
+
+
+def test_a_policy_masks_a_text(run, capsys, monkeypatch):
+    text = "The river rises in the northern hills and flows south to the sea."
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["mask", "--policy", str(run), "--text", text]) == 0
+    plain = capsys.readouterr().out
+    assert plain.replace("[", "").replace("]", "").strip() == text
+    assert plain.count("[") >= 1
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    model = json.loads(json.dumps(str(run.parent / "model")))
+    command = ["mask", "--strategy", "whole-word", "--model", model, "--text", text]
+    assert main([*command, "--budget", "0.3"]) == 0
+    assert "\x1b[" in capsys.readouterr().out
+
+
+def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    arguments = ["train", "--config", str(run / "resolved.yaml"), "--budget", "0.4"]
+    assert main([*arguments, "--episodes", "1", "--output", str(other)]) == 0
+    capsys.readouterr()
+    assert main(["diff", str(run), str(other)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["setting", "policy_neural", "other"]
+    assert lines[1].split() == ["budget", "0.2", "0.4"]
+    assert lines[2] == ""
+
+
+def test_noise_separates_masks_from_seeds(capsys):
+    import numpy as np
+
+    from nmg.noise_command import noise_of
+
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0, 3, (4000, 1)) + rng.normal(0, 1, (4000, 5))
+    noise = noise_of(differences)
+    assert noise.seeds == pytest.approx(1, rel=0.05)
+    assert noise.masks == pytest.approx(3, rel=0.05)
+    assert noise.wrong_sign < 0.15
+    assert noise_of(rng.normal(size=(4000, 5))).wrong_sign == pytest.approx(0.5, abs=0.02)

@@ -1,0 +1,115 @@
+"""nmg train: same seed same bytes, resumed equals uninterrupted, and what the run folder holds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import train_arguments, write_model, write_texts
+
+from nmg.callbacks import RunLog, read_records
+from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about
+from nmg.cli import main
+from nmg.options import read_settings
+
+
+@pytest.fixture
+def arguments(tmp_path, tiny_masked_lm, tiny_tokenizer):
+    data = write_texts(tmp_path / "data")
+    model = write_model(tmp_path / "model", tiny_masked_lm, tiny_tokenizer)
+    return train_arguments(data, model)
+
+
+def metrics(run: Path) -> bytes:
+    return (run / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_leaves_everything_its_folder_promises(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    more = ["--final-episodes", "2", "--rivals", "none", "idf"]
+    assert main([*arguments, *more, "--output", str(run)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("Forecast:", "policy: shuffled", "verdict", "chosen on training data", "Took"):
+        assert word in printed
+    records = read_records(run / "metrics.jsonl")
+    assert [record["episode"] for record in records] == [0, 1, 2, 3]
+    assert set(records[0]["score"]) == {"agent", "random", "opponent"}
+    assert len(read_records(run / "times.jsonl")) == 4
+    assert [path.name for path in checkpoints(run)] == ["000000", "000002", "000004"]
+    assert read_settings(run / "config.yaml")["contexts"] == 6
+    assert "clip" not in read_settings(run / "config.yaml")
+    assert read_settings(run / "resolved.yaml")["clip"] == 1.0
+    results = json.loads((run / "results.json").read_text())
+    names = [row["masking"] for row in results["rows"]]
+    assert names == ["policy", "random", "policy: untrained", "policy: shuffled", "none", "idf"]
+    assert "<svg" in (run / "report.html").read_text()
+
+    assert main([*arguments, "--output", str(run)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("continual", [False, True])
+def test_same_seed_same_bytes_and_resumed_equals_uninterrupted(arguments, tmp_path, continual):
+    if continual:
+        arguments = [*arguments, "--continual", "--reward", "sign"]
+    whole, again, stopped = (tmp_path / name for name in ("whole", "again", "stopped"))
+    assert main([*arguments, "--output", str(whole)]) == 0
+    assert main([*arguments, "--output", str(again)]) == 0
+    assert metrics(whole) == metrics(again)
+
+    assert main([*arguments, "--episodes", "2", "--output", str(stopped)]) == 0
+    with (stopped / "metrics.jsonl").open("a") as file:
+        file.write('{"episode": 2, "reward": 99}\n{"epis')  # what a kill may leave behind
+    assert main(["train", "--resume", str(stopped), "--episodes", "4"]) == 0
+    assert metrics(whole) == metrics(stopped)
+    policies = [
+        (run / "checkpoints/000004/policy.safetensors").read_bytes() for run in (whole, stopped)
+    ]
+    assert policies[0] == policies[1]
+
+
+def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monkeypatch):
+    write = RunLog.write
+
+    def interrupted(self, episode, record, seconds):
+        if episode == 3:
+            raise KeyboardInterrupt
+        write(self, episode, record, seconds)
+
+    monkeypatch.setattr(RunLog, "write", interrupted)
+    run = tmp_path / "run"
+    assert main([*arguments, "--output", str(run)]) == 130
+    assert f"nmg train --resume {run}" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert len(read_records(run / "metrics.jsonl")) == 4
+
+
+def test_a_resumed_run_must_stay_the_same_run(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*arguments, "--episodes", "1", "--output", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--budget", "0.4"]) == 2
+    assert "--budget is 0.4 but the run" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path / "absent")]) == 2
+    assert "no run to resume" in capsys.readouterr().err
+
+
+def test_the_checkpoint_is_chosen_by_its_validation(arguments, tmp_path):
+    run = tmp_path / "run"
+    assert main([*arguments, "--output", str(run)]) == 0
+    for path, value in zip(checkpoints(run)[1:], (0.5, 0.2), strict=True):
+        about = {**read_about(path), "validation": value}
+        (path / "run.json").write_text(json.dumps(about))
+    assert chosen_checkpoint(run).name == "000002"
+    assert chosen_checkpoint(run, start=3).name == "000004"
+    assert chosen_checkpoint(run / "checkpoints" / "000004").name == "000004"
+    with pytest.raises(FileNotFoundError, match="from episode 50 on"):
+        chosen_checkpoint(run, start=50)
+
+
+@pytest.mark.slow
+def test_workers_give_the_scores_of_this_process(arguments, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main([*arguments, "--episodes", "1", "--output", str(here)]) == 0
+    workers = ["--workers", "2", "--episodes", "1", "--output", str(there)]
+    assert main([*arguments, *workers]) == 0
+    assert metrics(here) == metrics(there)
