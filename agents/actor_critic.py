@@ -37,15 +37,16 @@ from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents import budgeted, persistence
+from agents import persistence
 from agents.contexts import Contexts
-from agents.episode import PlayedEpisode, Runs, find_metric, read_runs
+from agents.episode import PlayedEpisode, find_metric, read_runs
 from agents.experience import PLAYER, RIVAL, Experience
 from agents.features import StateProvider, TokenFeatures
 from agents.losses import masking_losses
 from agents.players import Players
-from agents.policy import MaskingPolicy, state_values
+from agents.policy import MaskingPolicy
 from agents.replay_buffer import MaskReplayBuffer, ReplayBatch
+from agents.rollouts import Rollouts
 from agents.self_play import OPPONENT, Opponent
 from agents.settings import AgentSettings
 
@@ -63,8 +64,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         token_features: language-model states of tokens, see ``agents.features.StateProvider``;
             without, the policy learns a table of token embeddings.
         seed: seeds everything, the environment too; without, every run differs.
-        observation_space: instead of an environment's.
-        action_space: instead of an environment's.
         options: Stable-Baselines3's ``device``, ``verbose``, ``tensorboard_log``,
             ``stats_window_size`` and ``monitor_wrapper``.
     """
@@ -76,8 +75,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         *,
         token_features: StateProvider | None = None,
         seed: int | None = None,
-        observation_space: spaces.Dict | None = None,
-        action_space: spaces.MultiBinary | None = None,
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
@@ -97,9 +94,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             **options,
         )
         if env is None:
-            assert observation_space is not None
-            assert action_space is not None
-            self.observation_space, self.action_space = observation_space, action_space
             self.n_envs = 1
         # Episodes are the unit of learning; several environments end theirs when they do.
         self.train_freq = (1, "episode") if self.n_envs == 1 else (1, "step")
@@ -139,8 +133,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             seed=self.run_seed,
         )
         self.experience = Experience(self.settings, self.features, self.memory)
-        self._playing: list[PlayedEpisode | None] = [None] * self.n_envs
-        self._begun = 0
+        self.rollouts = Rollouts(self.experience, self.players, self.run_seed, self.n_envs)
         self._untrained = 0
 
     @property
@@ -170,26 +163,12 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         """One mask for each environment. Never an unmaskable token, never over the budget."""
         assert isinstance(self._last_obs, dict)
+        assert self.env is not None
         actions = np.zeros((n_envs, *self.action_space.shape), dtype=np.int8)  # type: ignore[misc]
         for index in range(n_envs):
-            episode = self._playing[index] or self._begin(index)
             observation = {name: values[index] for name, values in self._last_obs.items()}
-            actions[index] = episode.next_mask(Contexts.of(observation), self.features)
+            actions[index] = self.rollouts.mask(index, Contexts.of(observation), self.env)
         return actions, actions
-
-    def _begin(self, index: int) -> PlayedEpisode:
-        """Draw how this episode leans, and mask all of it at once where the environment can."""
-        rng = np.random.default_rng([self.run_seed, 4, self._begun])
-        self._begun += 1
-        lean = self.experience.draw_lean(rng)
-        episode = PlayedEpisode(self.players.networks[PLAYER], lean, rng)
-        self._playing[index] = episode
-        self.players.opponents[index].lean = self.experience.opponent_lean(lean)
-        assert self.env is not None
-        if self.env.has_attr("observe_episode"):
-            seen = self.env.env_method("observe_episode", indices=index)[0]
-            episode.plan(Contexts.of(seen), self.features)
-        return episode
 
     # Remembering
 
@@ -206,11 +185,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         # nothing of a finished one is needed beyond what was played and its last info.
         self._last_obs = new_obs
         for index, done in enumerate(dones):
-            episode = self._playing[index]
-            assert episode is not None
-            episode.reward += float(reward[index])
-            if done:
-                self._playing[index] = None
+            episode = self.rollouts.step(index, float(reward[index]), bool(done))
+            if episode is not None:
                 self._finish(index, episode, infos[index])
 
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
@@ -222,14 +198,13 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         )
         contexts, runs = episode.contexts(), read_runs(info, episode, metric)
         self.experience.learn(contexts, runs)
-        self._remember(PLAYER, contexts, runs, episode.log_probs())
+        player, rival = self.players.networks[0], self.players.networks[-1]
+        self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
         if OPPONENT in runs.scores:
             self.players.crown(runs)
         if OPPONENT in runs.scores and self.settings.self_play == "learning":
-            scores_BL = self.players.rival_scores(contexts, self.players.opponents[index].lean)
-            maskable_BL = torch.as_tensor(contexts.maskable)
-            log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
-            self._remember(RIVAL, contexts, runs, log_probs_BL)
+            log_probs_BL = self.players.rival_log_probs(index, contexts)
+            self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
         self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
@@ -239,13 +214,16 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         for name, value in self.last_metrics.items():
             self.logger.record(f"rollout/{name}", value)
 
-    def _remember(
-        self, player: int, contexts: Contexts, runs: Runs, log_probs_BL: np.ndarray
-    ) -> None:
-        values_B = np.zeros(len(contexts))
-        if self.settings.replay_priority and self.settings.critic == "state-value":
-            values_B = state_values(self.players.networks[player], self.features, contexts)
-        self.experience.remember(player, contexts, runs, log_probs_BL, values_B)
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        reset_num_timesteps: bool = True,
+        *rest: Any,
+    ) -> Any:
+        if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
+            self.rollouts.forget_unfinished()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *rest)
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """Play; first learn from an episode that was saved before its updates were made."""
@@ -253,20 +231,9 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         rollout = super().collect_rollouts(env, *args, **kwargs)
         if not rollout.continue_training:
             # A callback stopped in the middle of a step: the environments went on without us.
-            self.forget_unfinished()
+            self.num_timesteps -= self.rollouts.forget_unfinished()
+            self._last_obs = None
         return rollout
-
-    def unfinished(self) -> tuple[int, int]:
-        """Episodes begun but not finished, and the environment steps spent on them."""
-        playing = [episode for episode in self._playing if episode is not None]
-        return len(playing), sum(len(episode) for episode in playing)
-
-    def forget_unfinished(self) -> None:
-        """Drop unfinished episodes and their steps; the environments will be reset."""
-        episodes, steps = self.unfinished()
-        self._begun, self.num_timesteps = self._begun - episodes, self.num_timesteps - steps
-        self._playing = [None] * self.n_envs
-        self._last_obs = None
 
     # Learning
 

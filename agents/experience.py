@@ -12,6 +12,7 @@ from agents.contexts import Contexts
 from agents.critic import TokenValueCritic
 from agents.episode import Runs, masked_sums
 from agents.features import TokenFeatures
+from agents.policy import MaskingNetwork, state_values
 from agents.replay_buffer import MaskReplayBuffer, ReplayBatch
 from agents.self_play import (
     AGENT,
@@ -69,22 +70,26 @@ class Experience:
     def remember(
         self,
         player: int,
+        network: MaskingNetwork,
         contexts: Contexts,
         runs: Runs,
         log_probs_BL: np.ndarray,
-        values_B: np.ndarray,
     ) -> None:
         """Put a player's masks into replay, with the credit that each token earned.
 
         Args:
             player: ``PLAYER`` or ``RIVAL``; the rival's reward is the mirror image.
+            network: the player's; the credit that its state value expected is what surprise is
+                measured from.
             contexts: B contexts.
             runs: of the episode.
             log_probs_BL: log-probability of drawing each token first.
-            values_B: credit that was expected of each context.
         """
         name, other = (AGENT, OPPONENT) if player == PLAYER else (OPPONENT, AGENT)
         kind = self.settings.reward
+        values_B = np.zeros(len(contexts))
+        if self.settings.replay_priority and network.value is not None:
+            values_B = state_values(network, self.features, contexts)
         credits_BL = assign_credit(runs.masks, runs.scores, name, (other, RANDOM), kind)
         self.memory.add(contexts, runs.masks[name], log_probs_BL, credits_BL, values_B, player)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Agent = TypeVar("Agent", bound="MaskingActorCritic")
 
 FORMAT = 1
-COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_begun", "_untrained")
+COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_untrained")
 
 
 def vocabulary(space: spaces.Dict) -> int:
@@ -81,15 +81,17 @@ def load_agent(
     settings["inputs"] = tuple(settings["inputs"])
     length, vocab_size = about["length"], about["vocab_size"]
     kwargs.setdefault("seed", about["seed"])
-    if env is None:
-        kwargs["observation_space"] = _observation_space(length, vocab_size)
-        kwargs["action_space"] = spaces.MultiBinary(length)
     agent = kind(
         env,
         AgentSettings(**settings),
         token_features=token_features if about["states"] else None,
+        _init_setup_model=False,
         **kwargs,
     )
+    if env is None:
+        agent.observation_space = _observation_space(length, vocab_size)
+        agent.action_space = spaces.MultiBinary(length)
+    agent._setup_model()
     assert isinstance(agent.observation_space, spaces.Dict)
     found = vocabulary(agent.observation_space)
     if found != vocab_size:
@@ -122,16 +124,16 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
             for name, value in values.items():
                 tensors[f"{number}.{index}.{name}"] = value.cpu().numpy()
     _write_tensors(folder / "optimizers.safetensors", tensors)
-    episodes, steps = agent.unfinished()
+    episodes, steps = agent.rollouts.unfinished()
     counters = {name: getattr(agent, name) for name in COUNTERS}
-    counters["_begun"] -= episodes  # they will be played again
-    counters["num_timesteps"] -= steps
+    counters["num_timesteps"] -= steps  # they will be played again
     state = {
         "replay": rest,
         "progress_remaining": agent._current_progress_remaining,
         "policy_rng": agent.players.policy.generator.bit_generator.state,
         "opponent_rngs": [o.generator.bit_generator.state for o in agent.players.opponents],
         "counters": counters,
+        "episodes": agent.rollouts.begun - episodes,
     }
     (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
@@ -163,12 +165,13 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
         opponent.generator.bit_generator.state = rng
     for name, value in state["counters"].items():
         setattr(agent, name, value)
-    agent._playing = [None] * agent.n_envs
+    agent.rollouts.forget_unfinished()
+    agent.rollouts.begun = state["episodes"]
     agent._last_obs = None
     if agent.env is not None:
         # The next reset deals the episode that would have come next.
         agent.env.seed(agent.seed)
-        agent.env.set_options({"episode": agent._begun // agent.n_envs})
+        agent.env.set_options({"episode": agent.rollouts.begun // agent.n_envs})
 
 
 def _observation_space(length: int, vocab_size: int) -> spaces.Dict:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents import budgeted
 from agents.contexts import Contexts
 from agents.episode import Runs
 from agents.experience import PLAYER, RIVAL
 from agents.features import TokenFeatures
 from agents.policy import MaskingNetwork, MaskingPolicy
-from agents.self_play import AGENT, OPPONENT, Lean, Opponent, lean_scores
+from agents.self_play import AGENT, OPPONENT, Opponent, lean_scores
 from agents.settings import AgentSettings
 
 
@@ -78,9 +80,12 @@ class Players:
                 )
             references[OPPONENT] = opponent
 
-    def rival_scores(self, contexts: Contexts, lean: Lean) -> torch.Tensor:
-        """Scores that a learning opponent sampled from, (B, L)."""
-        return lean_scores(self.networks[RIVAL], self.features, contexts, lean)
+    def rival_log_probs(self, index: int, contexts: Contexts) -> np.ndarray:
+        """Log-probability with which a learning opponent drew each token first, (B, L)."""
+        lean = self.opponents[index].lean
+        scores_BL = lean_scores(self.networks[RIVAL], self.features, contexts, lean)
+        maskable_BL = torch.as_tensor(contexts.maskable)
+        return budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
 
     def crown(self, runs: Runs) -> None:
         """Let a frozen opponent become the player that beat it."""

@@ -70,7 +70,7 @@ class AgentSettings:
     """Gradients are scaled down to this norm."""
     batch: int = 16
     """Contexts (expected gradient) or masked tokens (sampled) of one update."""
-    updates: int = 20
+    updates: int = 10
     """Updates after each episode."""
     replay_capacity: int = 50_000
     """Masked tokens remembered."""
@@ -138,7 +138,6 @@ AgentSettings.PAPER = AgentSettings(
     entropy=0.01,
     learning_rate=1e-4,
     batch=64,
-    updates=10,
     replay_start=2_000,  # question answering; classification: 500
     replay_priority=True,
 )

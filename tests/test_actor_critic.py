@@ -58,7 +58,7 @@ def everything(agent):
     arrays |= {f"features.{k}": v for k, v in agent.features.state().items()}
     if agent.experience.critic is not None:
         arrays |= {f"critic.{k}": v for k, v in agent.experience.critic.state().items()}
-    counters = (agent.num_timesteps, agent._n_updates, agent._begun, rest["rng"])
+    counters = (agent.num_timesteps, agent._n_updates, agent.rollouts.begun, rest["rng"])
     return arrays, counters
 
 
@@ -347,7 +347,7 @@ def test_an_environment_that_gives_only_a_reward_is_learned_from():
             return observation, reward / 100, ended, cut, {}
 
     agent = make(replace(DEFAULT, self_play="none"), env=Bare(noise=0.0))
-    assert learned_share(play(agent, 40)) > CHANCE + 0.15
+    assert learned_share(play(agent, 30)) > CHANCE + 0.15
 
 
 def test_figures_reach_the_logger(tmp_path):
