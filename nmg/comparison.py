@@ -102,12 +102,8 @@ def tabulate(
 
 def cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table as text, for the terminal and the report alike."""
-    header = [
-        "masking",
-        *(metric_label(table, metric) for metric in table.metrics),
-        f"{table.headline} - random [95%]",
-        "verdict",
-    ]
+    labels = [metric_label(table, metric) for metric in table.metrics]
+    header = ["masking", labels[0], f"{table.headline} - random [95%]", "verdict", *labels[1:]]
     return header, [_row_cells(table, row) for row in table.rows]
 
 
@@ -121,14 +117,14 @@ def _row_cells(table: ComparisonTable, row: Row) -> list[str]:
         for metric in table.metrics
     ]
     if row.versus is None:
-        return [row.name, *values, "", "the reference"]
+        return [row.name, values[0], "", "the reference", *values[1:]]
     versus, digits = row.versus, _digits(row.means[table.headline])
     interval = f"{versus.difference:+.{digits}f} "
     if math.isinf(versus.low):
         interval += "[one pair: no interval]"
     else:
         interval += f"[{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
-    return [row.name, *values, interval, versus.verdict]
+    return [row.name, values[0], interval, versus.verdict, *values[1:]]
 
 
 def _digits(mean: float) -> int:

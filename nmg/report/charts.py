@@ -45,9 +45,11 @@ def line_chart(
     y_of = _scale(y_ticks, height - BOTTOM, TOP + 18)
     parts = [_grid(x_ticks, y_ticks, x_of, y_of, height), _axis_labels(x_label, y_label, height)]
     for x, word in marks:
+        near_end = x_of(x) > WIDTH - RIGHT - 80
+        at, anchor = (x_of(x) - 4, "end") if near_end else (x_of(x) + 4, "start")
         parts.append(
             f'<line class="mark" x1="{x_of(x):.1f}" x2="{x_of(x):.1f}" y1="{TOP + 18}" '
-            f'y2="{height - BOTTOM}"/><text class="tick" x="{x_of(x) + 4:.1f}" y="{TOP + 28}">'
+            f'y2="{height - BOTTOM}"/><text class="tick {anchor}" x="{at:.1f}" y="{TOP + 28}">'
             f"{escape(word)}</text>"
         )
     for number, points in enumerate(series.values()):
