@@ -35,11 +35,11 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents import persistence
 from agents.contexts import Contexts
-from agents.episode import PlayedEpisode, find_metric, read_runs
+from agents.episode import PlayedEpisode, read_runs
 from agents.experience import PLAYER, RIVAL, Experience
 from agents.features import StateProvider, TokenFeatures
 from agents.losses import masking_losses
@@ -156,8 +156,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             return
         self.players.attach(self.env if env is None else env)
 
-    # Acting
-
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -170,8 +168,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             actions[index] = self.rollouts.mask(index, Contexts.of(observation), self.env)
         return actions, actions
 
-    # Remembering
-
     def _store_transition(
         self,
         replay_buffer: Any,
@@ -181,8 +177,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        # The environments have reset themselves already: new_obs belongs to the next episode, and
-        # nothing of a finished one is needed beyond what was played and its last info.
+        # The environments have reset themselves already: new_obs belongs to the next episode.
         self._last_obs = new_obs
         for index, done in enumerate(dones):
             episode = self.rollouts.step(index, float(reward[index]), bool(done))
@@ -191,39 +186,32 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
         """Learn what a whole episode says: frequencies, basis, critic, replay, opponent."""
-        assert self.env is not None
-        env = self.env
-        metric = find_metric(
-            self.settings.metric, info, lambda: env.get_attr("headline", indices=index)[0]
-        )
-        contexts, runs = episode.contexts(), read_runs(info, episode, metric)
+        contexts = episode.contexts()
+        runs = read_runs(info, episode, self.settings.metric, self._headline)
         self.experience.learn(contexts, runs)
         player, rival = self.players.networks[0], self.players.networks[-1]
         self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
-        if OPPONENT in runs.scores:
-            self.players.crown(runs)
+        self.players.crown(runs)
         if OPPONENT in runs.scores and self.settings.self_play == "learning":
             log_probs_BL = self.players.rival_log_probs(index, contexts)
             self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
         self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
-        if self.experience.critic is not None:
-            summary = self.experience.critic.summary()
-            self.last_metrics |= {f"critic/{name}": value for name, value in summary.items()}
+        self.last_metrics |= self.experience.summary()
         for name, value in self.last_metrics.items():
             self.logger.record(f"rollout/{name}", value)
 
+    def _headline(self) -> str:
+        assert self.env is not None
+        return str(self.env.get_attr("headline", indices=0)[0])
+
     def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: Any = None,
-        reset_num_timesteps: bool = True,
-        *rest: Any,
+        self, total: int, callback: Any = None, reset_num_timesteps: bool = True, *rest: Any
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
             self.rollouts.forget_unfinished()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *rest)
+        return super()._setup_learn(total, callback, reset_num_timesteps, *rest)
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """Play; first learn from an episode that was saved before its updates were made."""
@@ -235,8 +223,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             self._last_obs = None
         return rollout
 
-    # Learning
-
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Update after a finished episode; does nothing otherwise."""
         due, self._untrained = self._untrained > 0, 0
@@ -246,17 +232,13 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self._update_learning_rate(self.players.optimizers)
         self._value_weights_D = self.experience.value_weights(self.device)
         totals: dict[str, float] = {}
-        for player, optimizer in enumerate(self.players.optimizers):
+        for player in range(len(self.players.optimizers)):
             for _ in range(gradient_steps):
                 batch = self.experience.sample(player, batch_size)
                 if batch is None:
                     break
                 terms = self.losses(batch)
-                optimizer.zero_grad()
-                torch.stack(list(terms.values())).sum().backward()
-                limit = self.settings.max_grad_norm
-                nn.utils.clip_grad_norm_(self.players.networks[player].parameters(), limit)
-                optimizer.step()
+                self.players.step(player, torch.stack(list(terms.values())).sum())
                 if player == PLAYER:
                     for name, term in terms.items():
                         totals[name] = totals.get(name, 0.0) + float(term.detach())
@@ -273,15 +255,12 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             batch: contexts from replay; with ``gradient="sampled"``, a masked token of each.
         """
         network = self.players.networks[batch.player]
-        terms, error_N = masking_losses(
-            network, self.features, batch, self._value_weights_D, self.settings
-        )
+        weights_D = self._value_weights_D
+        terms, error_N = masking_losses(network, self.features, batch, weights_D, self.settings)
         if error_N is not None and batch.entries is not None:
             surprise_N = error_N.detach().abs().cpu().numpy()
             self.memory.update_surprise(batch.entries, surprise_N)
         return terms
-
-    # Files
 
     def save(self, path: Any, *args: Any, **kwargs: Any) -> None:
         """Write the policy and what it was learned with to a folder: enough to act."""

@@ -90,10 +90,18 @@ class Runs:
     scores: Mapping[str, float]
 
 
-def read_runs(info: Mapping[str, Any], episode: PlayedEpisode, metric: str) -> Runs:
+def read_runs(
+    info: Mapping[str, Any], episode: PlayedEpisode, metric: str, headline: Callable[[], str]
+) -> Runs:
     """What the last ``info`` of an episode says.
 
     An environment that gives no scores is learned from by its reward alone, as a single run.
+
+    Args:
+        info: of the last step.
+        episode: as it was played.
+        metric: to learn from; for ``headline``, the one that is asked for.
+        headline: asked for the name of the environment's own metric.
 
     Raises:
         ValueError: if there are scores but not of this metric.
@@ -101,6 +109,8 @@ def read_runs(info: Mapping[str, Any], episode: PlayedEpisode, metric: str) -> R
     played_BL = episode.masks()
     if "scores" not in info:
         return Runs({AGENT: played_BL}, {AGENT: episode.reward})
+    if metric == "headline":
+        metric = headline()
     given = info.get("masks", {})
     scores, masks = {}, {}
     for name, metrics in info["scores"].items():
@@ -115,13 +125,6 @@ def read_runs(info: Mapping[str, Any], episode: PlayedEpisode, metric: str) -> R
         mask = given.get(name)
         masks[name] = fallback if mask is None else np.asarray(mask).astype(bool)
     return Runs(masks, scores)
-
-
-def find_metric(wanted: str, info: Mapping[str, Any], headline: Callable[[], Any]) -> str:
-    """The metric to learn from; ``headline`` is the one that ``info`` or the environment names."""
-    if wanted != "headline" or "scores" not in info:
-        return wanted
-    return str(info["headline"] if "headline" in info else headline())
 
 
 @torch.no_grad()

@@ -67,6 +67,12 @@ class Experience:
             relative_scores(score_R, self.settings.reward),
         )
 
+    def summary(self) -> dict[str, float]:
+        """Figures of the critic for the log."""
+        if self.critic is None:
+            return {}
+        return {f"critic/{name}": value for name, value in self.critic.summary().items()}
+
     def remember(
         self,
         player: int,

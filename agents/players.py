@@ -89,5 +89,15 @@ class Players:
 
     def crown(self, runs: Runs) -> None:
         """Let a frozen opponent become the player that beat it."""
-        if self.settings.self_play == "frozen" and runs.scores[AGENT] > runs.scores[OPPONENT]:
+        if self.settings.self_play != "frozen" or OPPONENT not in runs.scores:
+            return
+        if runs.scores[AGENT] > runs.scores[OPPONENT]:
             self.networks[RIVAL].load_state_dict(self.networks[PLAYER].state_dict())
+
+    def step(self, player: int, loss: torch.Tensor) -> None:
+        """One step of a player's optimiser."""
+        self.optimizers[player].zero_grad()
+        loss.backward()
+        limit = self.settings.max_grad_norm
+        torch.nn.utils.clip_grad_norm_(self.networks[player].parameters(), limit)
+        self.optimizers[player].step()
