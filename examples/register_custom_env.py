@@ -18,14 +18,11 @@ from envs.tasks.classification import Classification
 from envs.text.examples import TextExample
 from envs.text_world import TextWorld
 
-METALS, FRUITS = ("iron", "copper", "zinc", "silver"), ("pear", "plum", "fig", "cherry")
-CORPUS = [f"Miners dig {m} deep below, while {f} trees grow above." for m in METALS for f in FRUITS]
-QUESTIONS = ("Who sells {} here?", "I saw {} today.", "A box of {} came.", "No {} was left.")
-EXAMPLES = [
-    TextExample(f"{word} {number}", question.format(word), "metal" if word in METALS else "fruit")
-    for word in METALS + FRUITS
-    for number, question in enumerate(QUESTIONS)
-]
+KINDS = {"metal": ("iron", "copper", "zinc", "silver"), "fruit": ("pear", "plum", "fig", "cherry")}
+WORDS = [(word, kind) for kind, words in KINDS.items() for word in words]
+CORPUS = [f"Miners dig {m}; {f} trees grow." for m in KINDS["metal"] for f in KINDS["fruit"]]
+ASKED = ("Who sells {} here?", "I saw {} today.", "A box of {} came.", "No {} was left.")
+EXAMPLES = [TextExample(a.format(w), a.format(w), kind) for w, kind in WORDS for a in ASKED]
 
 
 def thrifty(scores, references):
@@ -36,16 +33,9 @@ def thrifty(scores, references):
 
 def make_env(model, **options):
     lm = load_language_model(model)
-    task = Classification(lm.tokenizer, ["metal", "fruit"])
-    world = TextWorld(
-        task,
-        EXAMPLES,
-        lm.tokenizer,
-        documents=CORPUS,
-        window=32,
-        contexts_per_episode=8,
-        held_out=0.4,
-    )
+    task = Classification(lm.tokenizer, list(KINDS))
+    sizes = {"window": 32, "contexts_per_episode": 8, "held_out": 0.4}
+    world = TextWorld(task, EXAMPLES, lm.tokenizer, documents=CORPUS, **sizes)
     settings = AdaptationSettings(pretrain_lr=1e-4, finetune_lr=1e-4, finetune_epochs=5)
     executor = SerialExecutor(Scorer(lm, task))
     return MaskingEnv(world, executor, settings=settings, reward=thrifty, **options)
