@@ -56,9 +56,11 @@ class Translation(nn.Module):
         self.model, self.smoothing = (model,), smoothing  # a tuple: not a submodule
 
     def loss(self, features: Sequence[PairFeature]) -> Tensor:
-        losses_BM, real_BM = target_losses(
-            self.model[0], self.inputs(features), features, self.smoothing
-        )
+        return self.target_loss(self.inputs(features), features)
+
+    def target_loss(self, inputs: Mapping[str, Any], features: Sequence[PairFeature]) -> Tensor:
+        """The loss when the decoder works from these inputs."""
+        losses_BM, real_BM = target_losses(self.model[0], inputs, features, self.smoothing)
         return losses_BM.sum() / real_BM.sum()
 
     def inputs(self, features: Sequence[PairFeature]) -> Mapping[str, Any]:

@@ -325,8 +325,9 @@ def has_head(model_type: str, head: Head) -> bool:
     """Whether transformers has a model of this type with that head."""
     from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-    library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
-    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in library._model_mapping
+    libraries: dict[Head, Any] = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}
+    known = model_type in CONFIG_MAPPING
+    return known and CONFIG_MAPPING[model_type] in libraries[head]._model_mapping
 
 
 def missing_model(name: str, model_type: str) -> str | None:

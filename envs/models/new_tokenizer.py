@@ -43,7 +43,7 @@ def _wordpiece(size: int, special: list[str]) -> tuple[Any, Any, Any, Any, Any]:
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
     return (
-        models.WordPiece(unk_token="[UNK]"),  # type: ignore[call-arg]
+        models.WordPiece(unk_token="[UNK]"),
         normalizers.BertNormalizer(lowercase=False),
         pre_tokenizers.BertPreTokenizer(),
         decoders.WordPiece(),

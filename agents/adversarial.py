@@ -1,0 +1,315 @@
+"""Adversarial masking: a module that learns to mask what the language model cannot yet predict.
+
+After the dynamic masking module of the Adversarial Mask Transformer (Lio, Li and Chien, ICASSP
+2022): Transformer layers and a scoring head over token embeddings of their own give each maskable
+token a probability p; tokens are masked by it; the language model lowers the loss L of predicting
+them, the module raises it. Choosing has no gradient, so the module follows the score function:
+
+    minimise  - sum over masked i of (L_i - b) / s * log p_i  /  n   +   floor term.
+
+b and s are the running mean and deviation of the losses: without them every masked token would be
+pushed up, whatever its loss. The floor term holds the entropy of p above a share of its maximum:
+left alone, the module would collapse onto noise (names, typos), which no model ever predicts. The
+k tokens are the k of highest score (plus Gumbel noise while learning), not those whose *index* in
+the sorted order is small, which is as good as random.
+
+Shapes: B contexts, L tokens, V vocabulary, W width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from agents import budgeted
+from agents.contexts import Contexts
+
+FORMAT = 1
+ABOUT, TENSORS = "adversary.json", "adversary.safetensors"
+
+
+@dataclass(frozen=True)
+class AdversarySettings:
+    """The masking module and how it learns."""
+
+    width: int = 64
+    """Width of the module."""
+    layers: int = 2
+    """Transformer layers."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    learning_rate: float = 1e-3
+    """Of Adam, one step a batch."""
+    entropy_floor: float = 0.7
+    """Least entropy of the choice, as a share of that of a uniform one."""
+    floor_weight: float = 10.0
+    """Weight of falling below the floor."""
+    memory: float = 0.98
+    """Share of the running mean and deviation of the losses that a batch leaves as it was."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % (2 * self.heads):
+            raise ValueError(
+                f"width is {self.width} and heads {self.heads}; the width must be a multiple of "
+                "twice the heads."
+            )
+        for name in ("entropy_floor", "memory"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
+
+
+class ScoringModule(nn.Module):
+    """Scores tokens by their ids and their neighbours; uniform before it has learned.
+
+    Args:
+        vocab_size: V.
+        settings: width, layers, heads.
+    """
+
+    def __init__(self, vocab_size: int, settings: AdversarySettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.embedding = nn.Embedding(vocab_size, width)
+        layer = nn.TransformerEncoderLayer(
+            width, settings.heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, settings.layers, enable_nested_tensor=False)
+        self.score = nn.Linear(width, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, input_ids_BL: Tensor, real_BL: Tensor) -> Tensor:
+        """Scores, (B, L); padding is not looked at."""
+        x_BLW = self.embedding(input_ids_BL)
+        x_BLW = x_BLW + _positions(x_BLW.shape[1], x_BLW.shape[2]).to(x_BLW)
+        return self.score(self.layers(x_BLW, src_key_padding_mask=~real_BL)).squeeze(-1)
+
+
+def _positions(length: int, width: int) -> Tensor:
+    """Sinusoidal positions, (L, W) (Vaswani et al. 2017)."""
+    rate_W = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angle_LW = torch.arange(length)[:, None] * rate_W
+    return torch.stack([angle_LW.sin(), angle_LW.cos()], dim=2).flatten(1)
+
+
+class RunningLoss(nn.Module):
+    """Running mean and deviation of token losses: baseline and unit of the module's loss."""
+
+    mean: Tensor
+    square: Tensor
+    weight: Tensor
+
+    def __init__(self, memory: float) -> None:
+        super().__init__()
+        self.memory = memory
+        for name in ("mean", "square", "weight"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def update(self, losses_N: Tensor) -> None:
+        """Take in the losses of a batch."""
+        for total, value in (
+            (self.mean, losses_N.mean()),
+            (self.square, losses_N.square().mean()),
+            (self.weight, torch.ones(())),
+        ):
+            total.mul_(self.memory).add_(value.to(total), alpha=1 - self.memory)
+
+    def standardised(self, losses_N: Tensor) -> Tensor:
+        """Losses above the mean, in deviations."""
+        mean, square = self.mean / self.weight, self.square / self.weight
+        return (losses_N - mean) / (square - mean**2).clamp_min(1e-6).sqrt()
+
+
+def adversarial_loss(
+    scores_BL: Tensor,
+    maskable_BL: Tensor,
+    mask_BL: Tensor,
+    advantage_BL: Tensor,
+    settings: AdversarySettings,
+) -> tuple[Tensor, Tensor]:
+    """What the module minimises.
+
+    Args:
+        scores_BL: of the module.
+        maskable_BL: bool, the tokens it chose from.
+        mask_BL: bool, those it chose.
+        advantage_BL: standardised loss of the language model at the chosen tokens, no gradient.
+        settings: floor and its weight.
+
+    Returns:
+        The loss, and the mean entropy as a share of a uniform choice's.
+    """
+    log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL)
+    chosen_N = log_probs_BL[mask_BL]
+    gain = (advantage_BL[mask_BL].detach() * chosen_N).sum() / max(1, len(chosen_N))
+    most_B = maskable_BL.sum(dim=1).clamp(min=2).log()
+    entropy_B = budgeted.entropy(log_probs_BL) / most_B
+    below = (settings.entropy_floor - entropy_B).clamp(min=0).mean()
+    return settings.floor_weight * below - gain, entropy_B.mean().detach()
+
+
+class AdversarialMasking:
+    """A masking strategy that learns online, against the language model it masks for.
+
+    ``predict`` masks within the budget: a draw by the module's scores, or the highest. After the
+    language model has seen the batch, ``feedback`` takes its loss at each masked token and makes
+    one step.
+
+    Args:
+        vocab_size: V, of the tokenizer.
+        settings: of the module and its learning.
+        seed: of its weights and its draws.
+        device: where the module lives.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        settings: AdversarySettings | None = None,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.settings = settings or AdversarySettings()
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = ScoringModule(vocab_size, self.settings).to(device)
+        self.losses = RunningLoss(self.settings.memory).to(device)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
+        self.generator = np.random.default_rng(seed)
+
+    def seed(self, seed: int) -> None:
+        """Restart the draws of ``predict``; what was learned stays."""
+        self.generator = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Mapping[str, np.ndarray],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Masks, int8, of the shape of ``observation["input_ids"]``; ``state`` is handed back."""
+        contexts = Contexts.of(observation)
+        with torch.no_grad():
+            scores_BL = self._scores(contexts)
+        maskable_BL = torch.as_tensor(contexts.maskable, device=self.device)
+        budget_B = torch.as_tensor(contexts.budget, device=self.device)
+        if deterministic:
+            mask_BL = budgeted.top_k(scores_BL, maskable_BL, budget_B)
+        else:
+            noise_BL = self.generator.gumbel(size=contexts.input_ids.shape)
+            mask_BL = budgeted.sample(scores_BL, maskable_BL, budget_B, noise_BL)
+        mask = mask_BL.cpu().numpy().astype(np.int8)
+        return mask.reshape(np.shape(observation["input_ids"])), state
+
+    def _scores(self, contexts: Contexts) -> Tensor:
+        real_BL = torch.as_tensor(contexts.attention_mask, device=self.device)
+        ids_BL = torch.as_tensor(contexts.input_ids, dtype=torch.long, device=self.device)
+        if int(ids_BL.max()) >= self.vocab_size:
+            raise ValueError(
+                f"The masking module was made for a vocabulary of {self.vocab_size} tokens and was "
+                f"shown the id {int(ids_BL.max())}; use the tokenizer that it was trained with."
+            )
+        return self.module(ids_BL, real_BL)
+
+    def feedback(
+        self, observation: Mapping[str, np.ndarray], mask: np.ndarray, token_losses: np.ndarray
+    ) -> dict[str, float]:
+        """Learn from what the language model made of a batch: one step.
+
+        Args:
+            observation: as given to ``predict``, one context or a batch.
+            mask: the tokens it had to predict, of the shape of ``input_ids``.
+            token_losses: its loss at each of them in nats, same shape; elsewhere ignored.
+
+        Returns:
+            ``loss`` (of the language model, mean), ``entropy`` (share of a uniform choice's).
+        """
+        contexts = Contexts.of(observation)
+        shape = contexts.input_ids.shape
+        maskable_BL = torch.as_tensor(contexts.maskable, device=self.device)
+        mask_BL = torch.as_tensor(np.reshape(mask, shape).astype(bool), device=self.device)
+        mask_BL &= maskable_BL
+        losses_BL = torch.as_tensor(
+            np.reshape(token_losses, shape), dtype=torch.float32, device=self.device
+        )
+        if not mask_BL.any():
+            return {}
+        self.losses.update(losses_BL[mask_BL])
+        advantage_BL = self.losses.standardised(losses_BL)
+        loss, entropy = adversarial_loss(
+            self._scores(contexts), maskable_BL, mask_BL, advantage_BL, self.settings
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        return {"loss": float(losses_BL[mask_BL].mean()), "entropy": float(entropy)}
+
+    def save(self, folder: str | Path) -> None:
+        """Write module, optimiser and generator: enough to mask, and to go on learning."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        tensors |= {f"losses.{name}": value for name, value in self.losses.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path / TENSORS)
+        about = {
+            "format": FORMAT,
+            "vocab_size": self.vocab_size,
+            "settings": asdict(self.settings),
+            "generator": self.generator.bit_generator.state,
+        }
+        (path / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> AdversarialMasking:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: if the folder holds no masking module.
+            ValueError: if its files are damaged.
+        """
+        path = Path(folder)
+        for name in (ABOUT, TENSORS):
+            if not (path / name).is_file():
+                raise FileNotFoundError(f"There is no masking module in {path}: no {name}.")
+        try:
+            about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+            tensors = load_file(path / TENSORS, device=str(device))
+        except (json.JSONDecodeError, SafetensorError) as error:
+            raise ValueError(f"The masking module in {path} is damaged ({error}).") from error
+        if about["format"] != FORMAT:
+            raise ValueError(f"{path} has format {about['format']}; this version reads {FORMAT}.")
+        made = cls(about["vocab_size"], AdversarySettings(**about["settings"]), device=device)
+        made.module.load_state_dict(_part("module", tensors))
+        made.losses.load_state_dict(_part("losses", tensors))
+        steps: dict[int, dict[str, Tensor]] = {}
+        for key, value in _part("optimizer", tensors).items():
+            index, name = key.split(".", 1)
+            steps.setdefault(int(index), {})[name] = value
+        groups = made.optimizer.state_dict()["param_groups"]
+        made.optimizer.load_state_dict({"state": steps, "param_groups": groups})
+        made.generator.bit_generator.state = about["generator"]
+        return made
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = len(prefix) + 1
+    return {name[start:]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
