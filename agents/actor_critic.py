@@ -134,6 +134,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         )
         self.experience = Experience(self.settings, self.features, self.memory)
         self.rollouts = Rollouts(self.experience, self.players, self.run_seed, self.n_envs)
+        self._value_weights_D = self.experience.value_weights(self.device)
         self._untrained = 0
 
     @property
@@ -152,9 +153,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         Raises:
             ValueError: if the environment lives in another process or has no references.
         """
-        if self.settings.self_play == "none":
-            return
-        self.players.attach(self.env if env is None else env)
+        if self.settings.self_play != "none":
+            self.players.attach(self.env if env is None else env)
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -254,12 +254,10 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         Args:
             batch: contexts from replay; with ``gradient="sampled"``, a masked token of each.
         """
-        network = self.players.networks[batch.player]
-        weights_D = self._value_weights_D
+        network, weights_D = self.players.networks[batch.player], self._value_weights_D
         terms, error_N = masking_losses(network, self.features, batch, weights_D, self.settings)
         if error_N is not None and batch.entries is not None:
-            surprise_N = error_N.detach().abs().cpu().numpy()
-            self.memory.update_surprise(batch.entries, surprise_N)
+            self.memory.update_surprise(batch.entries, error_N.detach().abs().cpu().numpy())
         return terms
 
     def save(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -296,7 +294,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """Go on as if never stopped: ``learn(..., reset_num_timesteps=False)`` afterwards.
 
         Needs the same settings and seed, and an environment that continues at
-        ``reset(options={"episode": n})``. Exact with one environment; of several, unfinished
-        episodes are played anew.
+        ``reset(options={"episode": n})``. Unfinished episodes are played anew.
         """
         persistence.load_state(self, Path(folder))
