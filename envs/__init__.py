@@ -8,4 +8,5 @@ from gymnasium.envs.registration import register
 
 register(id="nmg/MaskQA-v0", entry_point="envs.building:make_question_answering_env")
 register(id="nmg/MaskClassification-v0", entry_point="envs.building:make_classification_env")
+register(id="nmg/MaskGeneration-v0", entry_point="envs.generation_building:make_generation_env")
 register(id="nmg/MaskTestbed-v0", entry_point="envs.building:make_testbed_env")

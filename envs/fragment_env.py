@@ -1,0 +1,141 @@
+"""The masking environment of MASS: the action is one contiguous fragment of each sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from envs.adaptation.jobs import Executor
+from envs.masking_env import MaskingEnv
+from envs.references import Policy
+from envs.world import World
+
+Observation = dict[str, np.ndarray]
+
+
+class FragmentMaskingEnv(MaskingEnv):
+    """Choose which fragment of each sentence an encoder-decoder is to predict (MASS).
+
+    ## Description
+    As `MaskingEnv`, with an encoder-decoder that is pre-trained on the fragments, fine-tuned on
+    pairs of source and target, and scored on what it generates.
+
+    ## Action Space
+    `MultiBinary(L)`. The fragment begins at the first maskable token whose bit is set and goes on
+    while bits are set, as far as the budget goes; special tokens do not interrupt it. All other
+    bits are ignored. `info` counts bits after the fragment's end, and on special tokens, as
+    `mask/dropped`, and bits of a fragment that is too long as `mask/over_budget`.
+
+    A policy that scatters its bits would mask a single token: `agents.fragments.FragmentOf` turns
+    any policy into one that answers with fragments.
+
+    ## Arguments
+    As of `MaskingEnv`. `budget` is the longest fragment, as a share of the sentence (the paper's k
+    is 0.5). The reference `"random"` is a fragment of that length at a uniform place; the masks of
+    every other reference are read as actions are.
+
+    ## Version History
+    * v0: initial version
+    """
+
+    def __init__(
+        self,
+        world: World,
+        executor: Executor,
+        *,
+        budget: float = 0.5,
+        references: Mapping[str, Policy | str] | None = None,
+        **options: Any,
+    ) -> None:
+        given = {"random": "random"} if references is None else references
+        named = {
+            name: RandomFragment() if isinstance(policy, str) and policy == "random" else policy
+            for name, policy in given.items()
+        }
+        super().__init__(world, executor, budget=budget, references=named, **options)
+
+    def _remember(self, action: np.ndarray) -> None:
+        fragment, dropped, over = fragment_of(action, self._observation())
+        super()._remember(fragment)
+        self._dropped += dropped
+        self._over_budget += over
+
+    def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
+        return super()._reference_masks(name, _AsFragments(policy))
+
+
+def fragment_of(mask: np.ndarray, observation: Observation) -> tuple[np.ndarray, int, int]:
+    """The fragment that an action means.
+
+    Args:
+        mask: bits, shape (L,).
+        observation: what the action answers, unbatched.
+
+    Returns:
+        The fragment (L,) int8, the bits dropped, the bits over the budget.
+
+    Raises:
+        ValueError: if the mask has another shape.
+    """
+    bits, maskable = np.asarray(mask).astype(bool), observation["maskable"].astype(bool)
+    if bits.shape != maskable.shape:
+        raise ValueError(f"A mask has shape {maskable.shape}, got {bits.shape}.")
+    places = np.flatnonzero(maskable)
+    chosen = bits[places]
+    start = int(chosen.argmax()) if chosen.any() else len(places)
+    gaps = np.flatnonzero(~chosen[start:])
+    end = start + int(gaps[0]) if len(gaps) else len(places)
+    kept = min(end - start, int(observation["budget"][0]))
+    fragment = np.zeros(maskable.shape, np.int8)
+    fragment[places[start : start + kept]] = 1
+    return fragment, int(bits.sum()) - (end - start), end - start - kept
+
+
+class RandomFragment:
+    """A fragment as long as the budget allows, at a uniform place."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Draw fragments; there is no deterministic way to be random, so the flag is ignored."""
+        maskable_BL = np.atleast_2d(observation["maskable"]).astype(bool)
+        masks_BL = np.zeros(maskable_BL.shape, np.int8)
+        budgets = np.asarray(observation["budget"]).reshape(-1).tolist()
+        for mask_L, maskable_L, budget in zip(masks_BL, maskable_BL, budgets, strict=True):
+            places = np.flatnonzero(maskable_L)
+            length = min(budget, len(places))
+            start = int(self._rng.integers(len(places) - length + 1))
+            mask_L[places[start : start + length]] = 1
+        return masks_BL.reshape(np.shape(observation["input_ids"])), state
+
+
+class _AsFragments:
+    """A policy whose masks are read as actions are."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+
+    def seed(self, seed: int) -> None:
+        reseed = getattr(self._policy, "seed", None)
+        if callable(reseed):
+            reseed(seed)
+
+    def predict(self, observation: Observation, **options: Any) -> tuple[np.ndarray, Any]:
+        masks_BL, state = self._policy.predict(observation, **options)
+        rows = [
+            fragment_of(mask_L, {name: values[row] for name, values in observation.items()})[0]
+            for row, mask_L in enumerate(masks_BL)
+        ]
+        return np.stack(rows), state
