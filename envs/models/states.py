@@ -24,6 +24,10 @@ class TokenStates:
         language_model: whose states; its current weights are used.
         layers: which features, concatenated in this order.
         cache: contexts to remember.
+
+    Attributes:
+        width: F.
+        embedding_width: how many of the F columns are static embeddings; they come first.
     """
 
     def __init__(
@@ -34,8 +38,8 @@ class TokenStates:
     ) -> None:
         self.language_model = language_model
         self.layers = tuple(layers)
-        self.width = language_model.embedding_width * ("embedding" in layers)
-        self.width += language_model.width * ("last" in layers)
+        self.embedding_width = language_model.embedding_width * ("embedding" in layers)
+        self.width = self.embedding_width + language_model.width * ("last" in layers)
         self._cache_size = cache
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
 
