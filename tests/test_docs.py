@@ -6,15 +6,18 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+from agents.settings import AgentSettings
+
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNING = ("README.md", "docs/environment.md", "docs/agents.md")
 """Pages with snippets to run, in this order, in one folder and one namespace."""
 OURS = ("nmg", "envs", "agents")
@@ -46,18 +49,20 @@ def snippets(page: Path) -> Iterator[Snippet]:
             start = None
 
 
-def table(page: str, column: str) -> dict[str, list[str]]:
-    """Rows of the first table of a page whose first heading is ``column``, by their first cell."""
-    rows: dict[str, list[str]] | None = None
+def tables(page: str, column: str) -> list[dict[str, list[str]]]:
+    """The tables of a page whose first heading is ``column``: rows by their first cell."""
+    found: list[dict[str, list[str]]] = []
+    inside = False
     for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
         cells = [cell.strip().replace("`", "") for cell in line.strip("| ").split("|")]
-        if rows is None:
-            rows = {} if cells[0] == column else None
-        elif not line.startswith("|"):
-            return rows
-        elif not set(cells[0]) <= set("-: "):
-            rows[cells[0]] = cells[1:]
-    raise AssertionError(f"{page} has no table of {column}")
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == column:
+            inside = True
+            found.append({})
+        elif inside and not line.startswith("|-"):
+            found[-1][cells[0]] = cells[1:]
+    return found
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -119,16 +124,43 @@ def test_tests_that_are_named_exist(page):
 
 
 def shown(value: object) -> str:
+    """A value as the tables write it."""
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def test_the_table_of_the_environments_arguments():
+def defaults(*functions: Callable[..., Any]) -> dict[str, str]:
+    """The optional arguments of functions, as the tables write them."""
+    parameters = [p for f in functions for p in inspect.signature(f).parameters.values()]
+    return {p.name: shown(p.default) for p in parameters if p.default is not p.empty}
+
+
+def test_tables_of_the_environment():
+    from envs.adaptation.jobs import AdaptationSettings
+    from envs.building import build_text_world, make_text_env
     from envs.masking_env import MaskingEnv
 
-    parameters = inspect.signature(MaskingEnv).parameters.values()
-    given = {p.name: p.default for p in parameters if p.default is not p.empty}
-    given["higher_is_better"] = '{"nll": False}'
-    rows = table("docs/environment.md", "argument")
-    assert {name: cells[0] for name, cells in rows.items()} == {
-        name: value if name == "higher_is_better" else shown(value) for name, value in given.items()
-    }
+    every, of_text = tables("docs/environment.md", "argument")
+    named = {name: cells[0] for name, cells in every.items()}
+    assert named == defaults(MaskingEnv) | {"higher_is_better": '{"nll": False}'}
+    named = {name: cells[0] for name, cells in of_text.items()}
+    assert named == defaults(make_text_env, build_text_world)
+    (settings,) = tables("docs/environment.md", "setting")
+    assert {name: cells[0] for name, cells in settings.items()} == defaults(AdaptationSettings)
+
+
+def test_tables_of_the_agent():
+    (rows,) = tables("docs/agents.md", "setting")
+    for number, settings in enumerate((AgentSettings.DEFAULT, AgentSettings.PAPER)):
+        values = {name: shown(value).strip('"') for name, value in asdict(settings).items()}
+        assert {name: cells[number] for name, cells in rows.items()} == values
+
+
+def test_every_registered_environment_is_described():
+    import gymnasium
+
+    import envs  # noqa: F401
+
+    (rows,) = tables("docs/environment.md", "id")
+    assert set(rows) == {name for name in gymnasium.registry if name.startswith("nmg/")}
