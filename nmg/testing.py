@@ -37,10 +37,21 @@ def add_parser(subparsers: Any) -> None:
     )
     what = parser.add_argument_group("what is compared")
     what.add_argument(
-        "--policy", type=Path, nargs="+", default=[], metavar="DIR", help="runs or checkpoints"
+        "--policy",
+        action="extend",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="runs or checkpoints",
     )
     what.add_argument(
-        "--strategy", nargs="+", default=[], metavar="NAME", help="fixed strategies, e.g. idf span"
+        "--strategy",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="fixed strategies, e.g. idf span",
     )
     what.add_argument(
         "--start", type=int, default=0, help="use no checkpoint before this episode (default: 0)"
@@ -195,7 +206,7 @@ def gather_maskings(
     """
     from envs.references import UniformRandom
     from nmg.checkpoint import chosen_checkpoint
-    from nmg.evaluation import BestMask, Greedy, observe
+    from nmg.evaluation import Greedy, observe
     from nmg.maskings import controls, load_policy, measured, strategy
 
     world, states = arena.stage.world, arena.stage.states
@@ -215,8 +226,8 @@ def gather_maskings(
     for name in strategies:
         if name not in maskings:
             maskings[name] = strategy(name, world, arena.contexts, arena.texts)
-    if arena.best_is_known:
-        maskings["best mask"] = BestMask()
+    if arena.best is not None:
+        maskings["best mask"] = arena.best
     return maskings, used
 
 
