@@ -25,11 +25,14 @@ OURS = ("nmg", "envs", "agents")
 
 @dataclass(frozen=True)
 class Snippet:
-    """A Python block of a page; ``python run`` after the fence marks one that can be run."""
+    """A Python block of a page; the marks are the words after ``python`` at its fence.
+
+    ``run``: is run with all others, in order; ``run slow``: by itself, with the slow tests.
+    """
 
     page: Path
     line: int
-    runs: bool
+    marks: tuple[str, ...]
     source: str
 
     def compiled(self):
@@ -45,7 +48,7 @@ def snippets(page: Path) -> Iterator[Snippet]:
             start = number
         elif start is not None and line.startswith("```"):
             source = "\n".join(lines[start + 1 : number])
-            yield Snippet(page, start + 1, "run" in lines[start].split()[1:], source)
+            yield Snippet(page, start + 1, tuple(lines[start].split()[1:]), source)
             start = None
 
 
@@ -69,13 +72,20 @@ def tables(page: str, column: str) -> list[dict[str, list[str]]]:
 def test_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "docs"}
-    done = 0
-    for page in RUNNING:
-        for snippet in snippets(ROOT / page):
-            if snippet.runs:
-                exec(snippet.compiled(), namespace)
-                done += 1
-    assert done
+    marked = [s for page in RUNNING for s in snippets(ROOT / page) if s.marks == ("run",)]
+    assert marked
+    for snippet in marked:
+        exec(snippet.compiled(), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_slow_snippets_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NMG_CACHE", str(tmp_path))
+    for snippet in snippets(page):
+        if snippet.marks == ("run", "slow"):
+            exec(snippet.compiled(), {"__name__": "docs"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
