@@ -14,9 +14,12 @@ from envs.adaptation.scorer import Scorer
 from envs.models.states import TokenStates
 from envs.text.corpus import Context, Corpus, build_corpus
 from envs.world import Deal
-from nmg.assembly import Stage, testbed_stage, text_model
+from nmg.assembly import Stage, generated_stage, text_model
 from nmg.config import TestingConfig
 from nmg.evaluation import seed_of
+
+CORPUS_DEALS = 20
+"""Deals of the testbed that corpus-based strategies count in."""
 
 
 class TestWorld:
@@ -76,14 +79,14 @@ class Arena:
         stage: world, task, scorer, states.
         contexts: what corpus-based strategies count in.
         texts: raw texts of the same.
-        best_is_known: the best mask is known (the testbed).
+        best: the policy that knows the best mask (the testbed's), or ``None``.
         about: one line on the data, for people.
     """
 
     stage: Stage
     contexts: Sequence[Context]
     texts: Sequence[str]
-    best_is_known: bool
+    best: Any
     about: str
 
     def deal(self, seed: int) -> Deal:
@@ -102,11 +105,22 @@ def build_arena(config: TestingConfig) -> Arena:
         ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
     """
     if config.data.task == "testbed":
-        stage = testbed_stage()
-        some = stage.world.deal(seed_of(0, "corpus", 0))
-        about = "Testbed: every seed is a fresh generated domain; the best mask is known."
-        return Arena(stage, some.contexts, (), True, about)
+        return _testbed_arena(config.data.dataset)
     return _text_arena(config)
+
+
+def _testbed_arena(dataset: str) -> Arena:
+    from envs.testbed import best_mask
+
+    stage = generated_stage(dataset, "test")
+    world: Any = stage.world
+    deals = [world.deal(seed_of(0, "corpus", number)) for number in range(CORPUS_DEALS)]
+    contexts = [context for deal in deals for context in deal.contexts]
+    about = (
+        "Testbed: every seed is a fresh generated domain, of words that no training episode had; "
+        "the best mask is known."
+    )
+    return Arena(stage, contexts, (), best_mask(world), about)
 
 
 def _text_arena(config: TestingConfig) -> Arena:
@@ -146,7 +160,7 @@ def _text_arena(config: TestingConfig) -> Arena:
         f"{comparison.examples or len(splits.train)} of {len(splits.train)} training examples; "
         f"scored on {len(test)} test examples of {comparison.test_dataset or splits.name}."
     )
-    return Arena(stage, list(corpus), texts, False, about)
+    return Arena(stage, list(corpus), texts, None, about)
 
 
 def _limited(examples: Sequence[Any], count: int) -> Sequence[Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -53,7 +53,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
     """
     if data.task == "testbed":
-        return testbed_stage()
+        return generated_stage(data.dataset)
     from envs.building import build_text_world
 
     lm = text_model(data)
@@ -74,14 +74,26 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
     return Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
 
 
-def testbed_stage() -> Stage:
-    """The generated world with the known best mask."""
+def generated_stage(dataset: str, family: Literal["train", "test"] = "train") -> Stage:
+    """The generated world with the known best mask.
+
+    Args:
+        dataset: a setting of the testbed; ``testbed`` is the standard one.
+        family: ``test`` gives domains of words that no training deal has.
+    """
     from envs.testbed import build_testbed
 
-    world, executor, _ = build_testbed()
-    _, twin, _ = build_testbed()
-    scorer = executor.scorer
-    return Stage(world, scorer.task, scorer, TokenStates(twin.scorer.language_model))
+    setting = setting_name(dataset)
+    testbed = build_testbed(setting, family=family)
+    world: Any = testbed.world
+    twin = build_testbed(setting, family=family)
+    scorer = Scorer(testbed.language_model, testbed.task)
+    return Stage(world, testbed.task, scorer, TokenStates(twin.language_model))
+
+
+def setting_name(dataset: str) -> str:
+    """The testbed's name of a data set."""
+    return "standard" if dataset == "testbed" else dataset
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,9 @@ class ScorerFactory:
         tune_runtime(threads=1)
         data = replace(self.data, device=worker_device(self.data.device, number))
         scorer = (
-            testbed_stage().scorer if self.task is None else Scorer(text_model(data), self.task)
+            generated_stage(data.dataset).scorer
+            if self.task is None
+            else Scorer(text_model(data), self.task)
         )
         scorer.progress = progress
         return share_weights(scorer, self.weights)

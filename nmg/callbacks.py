@@ -61,9 +61,17 @@ class EpisodeBar:
         self._phase = note
         self._show()
 
+    def begin(self, total: int, unit: str) -> None:
+        """Start anew with other units, each of them a job."""
+        self.close()
+        self._total, self._unit, self._jobs = total, unit, 0
+        self._first = self._whole = self._finished_jobs = 0
+        self._started = 0.0
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _start(self) -> None:
         """The clock starts at the first news, not when the bar is made."""

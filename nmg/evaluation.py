@@ -37,15 +37,8 @@ class Greedy:
         return self.policy.predict(observation, state, episode_start, deterministic=True)
 
 
-class BestMask:
-    """Masks the tokens that are known to be informative; it alone sees which they are.
-
-    Where they are fewer than the budget, nothing else is masked.
-    """
-
-
 Masking = Any
-"""A policy (``predict``), `BestMask`, or ``None`` for no further pre-training."""
+"""A policy (``predict``), or ``None`` for no further pre-training."""
 
 
 def seed_of(run: int, role: str, number: int) -> np.random.SeedSequence:
@@ -77,9 +70,7 @@ def masking_job(
         number: of the deal; with ``run`` it seeds everything, the same for every masking.
     """
     masks = None
-    if isinstance(masking, BestMask):
-        masks = _best_masks(deal, budget, seed_of(run, f"mask/{name}", number))
-    elif masking is not None:
+    if masking is not None:
         masks = _policy_masks(world, deal, masking, budget, seed_of(run, f"mask/{name}", number))
     return ScoreJob(
         contexts=deal.contexts,
@@ -119,19 +110,6 @@ def _policy_masks(
     return masks
 
 
-def _best_masks(deal: Deal, budget: float, seed: np.random.SeedSequence) -> list[np.ndarray]:
-    if deal.informative is None:
-        raise ValueError("The best mask is known on the testbed only.")
-    rng = np.random.default_rng(seed)
-    masks = []
-    for context, informative in zip(deal.contexts, deal.informative, strict=True):
-        mask = np.zeros(len(context), dtype=bool)
-        places = rng.permutation(np.flatnonzero(informative & context.maskable))
-        mask[places[: spaces.token_budget(context, budget)]] = True
-        masks.append(mask)
-    return masks
-
-
 def evaluate(
     world: World,
     deals: Sequence[Deal],
@@ -147,7 +125,7 @@ def evaluate(
     Args:
         world: of the deals.
         deals: the pairs of the comparison.
-        maskings: name -> policy, `BestMask` or ``None``.
+        maskings: name -> policy or ``None``.
         executor: runs the jobs; all are submitted before the first is waited for.
         budget: see `masking_job`, as ``settings`` and ``run``.
         settings: of the jobs.

@@ -89,21 +89,25 @@ def probe(scorer: Scorer, job: ScoreJob, seconds: float = 5.0) -> dict[str, floa
     Args:
         scorer: left as it was.
         job: one of the jobs to come; must have masks.
-        seconds: about how long to measure; a first, uncounted run warms up.
+        seconds: about how long to measure; a first, uncounted run warms up. A job that fits in
+            this time is run whole.
     """
-    total: dict[str, list[float]] = {phase: [0.0, 0.0] for phase in PHASES}
-    started, size = time.perf_counter(), 2
     _timed(scorer, _cut(job, 2))
+    size, started = 2, time.perf_counter()
     while True:
-        small = _cut(job, size)
-        times, cost = _timed(scorer, small)
-        for phase, key in PHASES.items():
-            total[phase][0] += cost[key]
-            total[phase][1] += times[phase]
-        if time.perf_counter() - started > seconds / 3 or size >= len(job.contexts):
-            break
+        tried, (times, cost) = size, _timed(scorer, _cut(job, size))
+        rates = {phase: cost[PHASES[phase]] / max(spent, 1e-6) for phase, spent in times.items()}
+        whole = sum(n / rates[phase] for phase, n in job_tokens(job).items() if rates[phase])
+        left = seconds - (time.perf_counter() - started)
+        if whole < left:
+            # Small jobs have costs of their own that a cut one gets wrong: take a whole one.
+            times, cost = _timed(scorer, job)
+            return {p: cost[PHASES[p]] / max(spent, 1e-6) for p, spent in times.items()}
         size *= 2
-    return {phase: tokens / max(spent, 1e-6) for phase, (tokens, spent) in total.items()}
+        if left < sum(times.values()) * 2 or tried * job.settings.pretrain_batch > len(
+            job.contexts
+        ):
+            return rates
 
 
 def _cut(job: ScoreJob, steps: int) -> ScoreJob:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.model or trained.get("model", "minilm")
     texts = _texts(args)
     if name == "tiny":
-        lm = _testbed_model()
+        lm = _testbed_model(trained.get("dataset", "testbed"))
     else:
         lm = text_model(DataConfig(task="classification", model=name))
     room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _testbed_model() -> Any:
-    from nmg.assembly import testbed_stage
+def _testbed_model(dataset: str) -> Any:
+    from nmg.assembly import generated_stage
 
-    return testbed_stage().states.language_model
+    return generated_stage(dataset).states.language_model
 
 
 def _texts(args: argparse.Namespace) -> list[str]:

@@ -23,6 +23,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--dataset", default="testbed", help="setting: easy, standard, hard, ...")
     parser.add_argument("--documents", type=int, default=4, help="to show (default: 4)")
     parser.add_argument("--seeds", type=int, default=0, help="domains to score in (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the domain shown (default: 0)")
@@ -31,12 +32,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the documents, then the scores."""
-    from nmg.assembly import testbed_stage
+    from nmg.assembly import generated_stage
     from nmg.evaluation import seed_of
     from nmg.training import prepare_process
 
     prepare_process()
-    stage = testbed_stage()
+    stage = generated_stage(args.dataset)
     deal = stage.world.deal(seed_of(args.seed, "shown", 0))
     print(
         f"An episode: {len(deal.contexts)} documents to mask, {len(deal.train)} labelled ones to "
@@ -67,9 +68,10 @@ def _shown(context: Any, best: Any, tokenizer: Any) -> str:
 def _scores(stage: Any, seeds: int, seed: int) -> str:
     from envs.adaptation.executor import SerialExecutor
     from envs.references import UniformRandom
+    from envs.testbed import best_mask, worst_mask
     from nmg.comparison import as_text, tabulate
     from nmg.config import resolve_training
-    from nmg.evaluation import BestMask, evaluate, seed_of
+    from nmg.evaluation import evaluate, seed_of
     from nmg.maskings import strategy
 
     config = resolve_training({"task": "testbed"})
@@ -79,7 +81,8 @@ def _scores(stage: Any, seeds: int, seed: int) -> str:
         "none": None,
         "random": UniformRandom(),
         "idf": strategy("idf", stage.world, contexts),
-        "best mask": BestMask(),
+        "best mask": best_mask(stage.world),
+        "worst mask": worst_mask(stage.world),
     }
     scores = evaluate(
         stage.world,

@@ -181,7 +181,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
         if left > 0:
             steps = left * env.contexts_per_episode
             agent.learn(steps, callback=callback, reset_num_timesteps=False)
-        bar.close()
+        bar.begin(final_jobs(config), "score job")
         finish(config, folder, on, shop.executor, time.perf_counter() - started)
         print(predicted.against(time.perf_counter() - started))
     finally:
@@ -200,6 +200,12 @@ def prepare_process() -> None:
 def jobs_per_episode(config: TrainingConfig) -> int:
     """Score jobs of an episode: the agent's, random's and the opponent's."""
     return 2 + (config.agent.self_play != "none")
+
+
+def final_jobs(config: TrainingConfig) -> int:
+    """Score jobs of the comparison at the end: policy, random, two controls, rivals, best mask."""
+    maskings = 4 + len(config.run.rivals) + (config.data.task == "testbed")
+    return config.run.final_episodes * maskings
 
 
 def build_env(config: TrainingConfig, on: Stage, executor: Any) -> MaskingEnv:
@@ -259,8 +265,8 @@ def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> A
     )
     episodes = max(0, config.run.episodes - done)
     checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
-    final = config.run.final_episodes * (5 + len(config.run.rivals))
-    jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes + final
+    jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
+    jobs += final_jobs(config)
     rates = probe(on.scorer, job)
     predicted = forecast({"episode": (jobs, job)}, rates, worker_count(config.data))
     print(predicted, flush=True)

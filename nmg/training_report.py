@@ -15,7 +15,7 @@ from nmg.callbacks import read_records
 from nmg.checkpoint import chosen_checkpoint, write_text
 from nmg.comparison import ComparisonTable, as_json, as_text, tabulate
 from nmg.config import TrainingConfig
-from nmg.evaluation import BestMask, Greedy, Masking, evaluate, observe, seed_of
+from nmg.evaluation import Greedy, Masking, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
 from nmg.maskings import controls, load_policy, measured, strategy
 from nmg.options import differences, flatten
@@ -53,7 +53,10 @@ def compare_at_the_end(
     config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage, executor: Executor
 ) -> ComparisonTable:
     """The chosen policy against random, its null controls, the rivals and the best mask."""
-    world, vocab_size = on.world, on.world.vocab_size
+    from envs.testbed import best_mask
+
+    world: Any = on.world
+    vocab_size = world.vocab_size
     count = config.run.final_episodes
     deals = [world.deal(seed_of(config.run.seed, "final", n)) for n in range(count)]
     policy = load_policy(checkpoint, on.states, vocab_size)
@@ -63,8 +66,8 @@ def compare_at_the_end(
     maskings |= controls(POLICY, folder, policy, on.states, vocab_size, seen)
     for name in config.run.rivals:
         maskings[name] = strategy(name, world, _contexts(deals))
-    if deals[0].informative is not None:
-        maskings["best mask"] = BestMask()
+    if config.data.task == "testbed":
+        maskings["best mask"] = best_mask(world)
     scores = evaluate(
         world,
         deals,
