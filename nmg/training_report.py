@@ -44,7 +44,7 @@ def finish(
         write_text(folder / "results.json", json.dumps(as_json(table), indent=2) + "\n")
         print("\n" + as_text(table) + "\n")
     records = read_records(folder / "metrics.jsonl")
-    write_training_report(config, folder, checkpoint, records, table, seconds)
+    write_training_report(config, folder, checkpoint, records, on.task.headline, table, seconds)
     print(f"Policy: {checkpoint} (chosen on training data)")
     print(f"Report: {folder / 'report.html'}")
 
@@ -91,12 +91,14 @@ def write_training_report(
     folder: Path,
     checkpoint: Path,
     records: Sequence[Mapping[str, Any]],
+    headline: str,
     table: ComparisonTable | None,
     seconds: float,
 ) -> None:
     """Curves, table and settings on one page."""
-    metric = table.headline if table else config.agent.metric
     sections = comparison_sections(table, "After training: fresh deals") if table else []
+    metric = config.agent.metric
+    metric = headline if metric == "headline" else metric
     sections += _curves(records, metric, int(checkpoint.name))
     sections.append(settings_section("Settings that differ from the defaults", differences(config)))
     sections.append(settings_section("All settings", flatten(config)))
@@ -151,15 +153,12 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
             "is in the table above."
         )
         sections.append(Section("What is masked", text, chart))
-    scores = {
-        name: smooth([(r["episode"] + 1, _score(r, name, metric)) for r in records], window=5)
-        for name in ("agent", "random", "opponent")
-    }
-    scores = {name: points for name, points in scores.items() if points}
-    text = "Scores of the episodes, mean of five; contexts differ from episode to episode."
-    sections.append(
-        Section("Episodes", text, line_chart(scores, "episode", metric, marks=_mark(chosen)))
+    gaps = [(r["episode"] + 1, _gap(r, metric)) for r in records]
+    chart = line_chart(
+        {"agent - random": smooth(gaps, window=5)}, "episode", metric, marks=_mark(chosen)
     )
+    text = f"Difference in {metric} on the same data with the same seeds, mean of five episodes."
+    sections.append(Section("Episodes: agent against random", text, chart))
     gains = [(r["episode"] + 1, r["validation"]["gain"]) for r in records if "validation" in r]
     if len(gains) > 1:
         text = "Gain of the policy over random on fixed deals of the training data."
@@ -172,10 +171,9 @@ def _mark(chosen: int) -> list[tuple[float, str]]:
     return [(float(chosen), "chosen")]
 
 
-def _score(record: Mapping[str, Any], name: str, metric: str) -> float | None:
-    metrics = record["score"].get(name, {})
-    value = metrics.get(metric)
-    return value if value is not None else next(iter(metrics.values()), None)
+def _gap(record: Mapping[str, Any], metric: str) -> float | None:
+    mine, other = (record["score"][name].get(metric) for name in ("agent", "random"))
+    return None if mine is None or other is None else mine - other
 
 
 def smooth(points: Sequence[tuple[float, float | None]], window: int) -> list[tuple[float, float]]:
