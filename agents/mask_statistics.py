@@ -8,8 +8,10 @@ import numpy as np
 
 FREQUENT = 100
 """How many of the most frequent types count as frequent."""
-ENOUGH = 5
-"""Occurrences from which on a type's mask rate is looked at."""
+ENOUGH = 40
+"""Occurrences from which on a type's mask rate is looked at. Below, the types that were masked at
+all (and so have a loss) are those that were masked too often: with few, even random masks would
+seem to prefer the rare and hard ones."""
 
 
 class MaskStatistics:

@@ -167,3 +167,17 @@ def test_statistics_know_what_is_masked():
     assert uniform.summary()["rarity"] == pytest.approx(0, abs=0.2)
     assert uniform.summary()["frequent"] == pytest.approx(1 / 3, abs=0.02)
     assert uniform.summary()["tokens"] == uniform.masked_V.sum()
+
+
+def test_random_masks_prefer_nothing_in_text_of_natural_frequencies():
+    """Zipf's law: most types are seen a few times only, and the rare ones are hard."""
+    rng = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 2001)
+    counts = np.round(1e6 * weights / weights.sum())
+    statistics = MaskStatistics(counts)
+    for _ in range(50):
+        ids = rng.choice(2000, size=(16, 16), p=weights / weights.sum())
+        seen = {"input_ids": ids, "maskable": np.ones_like(ids)}
+        statistics.add(seen, rng.random(ids.shape) < 0.15, np.log1p(ids))
+    assert abs(statistics.summary()["rarity"]) < 0.25
+    assert abs(statistics.summary()["difficulty"]) < 0.25

@@ -1,0 +1,183 @@
+"""Further pre-training by itself: a language model, a corpus, and anything that masks.
+
+Unlike in a score job, masks are drawn anew at every visit, and a policy that learns while the model
+trains is told the model's loss at each token it masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from envs import spaces
+from envs.adaptation.jobs import Progress
+from envs.models.language_model import LanguageModel
+from envs.references import Policy
+from envs.text.corpus import Context, Corpus
+from envs.text.corruption import IGNORE, corrupt
+
+WARM_UP = 0.06
+"""Share of the steps in which the learning rate rises; then it falls to zero."""
+
+Watch = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], None]
+"""Called after every step with the observation, the masks and the loss at each masked token."""
+
+
+@dataclass(frozen=True)
+class AdaptingSettings:
+    """How a language model is further pre-trained."""
+
+    epochs: int = 3
+    """Visits of every context."""
+    batch: int = 16
+    """Contexts of a step."""
+    lr: float = 5e-5
+    """Highest learning rate; a model from scratch wants some ten times more."""
+    budget: float = 0.15
+    """Share of the tokens of a context that may be masked."""
+    corruption: Literal["bert", "mask"] = "bert"
+    """bert: 80% mask token, 10% random token, 10% unchanged; mask: always the mask token."""
+    greedy: bool = False
+    """Ask the policy for its best masks, which stay the same, instead of draws."""
+    clip: float = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 0
+    """Of masks, order, corruption and dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 < self.budget <= 1:
+            raise ValueError(
+                f"budget is {self.budget}; it is a share of the tokens, above 0 and at most 1."
+            )
+
+
+def adapt(
+    lm: LanguageModel,
+    corpus: Corpus,
+    policy: Policy,
+    settings: AdaptingSettings,
+    *,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> list[float]:
+    """Train the model in place.
+
+    Args:
+        lm: the model.
+        corpus: what to train on.
+        policy: anything with ``predict``; if it has ``feedback(observation, mask, token_losses)``
+            too, it learns on the way.
+        settings: how.
+        progress: called after every step.
+        watch: called after every step that masked something.
+
+    Returns:
+        Mean masked-LM loss of each epoch, in nats.
+    """
+    rng = np.random.default_rng([settings.seed, 0])
+    reseed = getattr(policy, "seed", None)
+    if callable(reseed):
+        reseed(int(rng.integers(2**31)))
+    per_epoch = -(-len(corpus) // settings.batch)
+    total, losses = settings.epochs * per_epoch, np.full(settings.epochs * per_epoch, np.nan)
+    optimizer = torch.optim.AdamW([lm.flat.parameter], lr=settings.lr, weight_decay=0.0, fused=True)
+    devices = [lm.device] if lm.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(rng.integers(2**31)))
+        for step in range(total):
+            if step % per_epoch == 0:
+                order = rng.permutation(len(corpus))
+            first = step % per_epoch * settings.batch
+            rows = order[first : first + settings.batch]
+            observation = _observe(lm, [corpus[int(i)] for i in rows], rows, settings.budget)
+            masks_BL = _masks(policy, observation, settings.greedy, rng)
+            if masks_BL.any():
+                rate = min((step + 1) / (WARM_UP * total), 1 - step / total)
+                optimizer.param_groups[0]["lr"] = settings.lr * rate
+                losses_BL = _step(lm, optimizer, observation, masks_BL, settings, rng)
+                losses[step] = losses_BL[masks_BL].mean()
+                _tell(policy, watch, observation, masks_BL, losses_BL)
+            if progress is not None:
+                progress(f"further pre-training, loss {losses[step]:.2f}", step + 1, total)
+    return [float(np.nanmean(part)) for part in losses.reshape(settings.epochs, per_epoch)]
+
+
+def _observe(
+    lm: LanguageModel, contexts: Sequence[Context], ids: np.ndarray, budget: float
+) -> dict[str, np.ndarray]:
+    return spaces.pad_contexts(
+        contexts,
+        ids,
+        length=max(map(len, contexts)),
+        pad_id=int(lm.tokenizer.pad_token_id or 0),
+        budget=budget,
+    )
+
+
+def _masks(
+    policy: Policy, observation: dict[str, np.ndarray], greedy: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """The allowed part of the policy's masks, bool (B, L)."""
+    masks_BL, _ = policy.predict(observation, deterministic=greedy)
+    rows = [
+        spaces.allowed_mask(mask_L, spaces.observation_row(observation, row), rng)[0]
+        for row, mask_L in enumerate(masks_BL)
+    ]
+    return np.stack(rows).astype(bool)
+
+
+def _step(
+    lm: LanguageModel,
+    optimizer: Any,
+    observation: dict[str, np.ndarray],
+    masks_BL: np.ndarray,
+    settings: AdaptingSettings,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """One gradient step; the loss at each masked token, (B, L), 0 elsewhere."""
+    real_BL = observation["attention_mask"].astype(bool)
+    corrupted_BL, labels_BL = corrupt(
+        observation["input_ids"],
+        masks_BL,
+        mask_token_id=lm.mask_token_id,
+        vocab_size=len(lm.tokenizer),
+        special_ids=lm.tokenizer.all_special_ids,
+        rule=settings.corruption,
+        rng=rng,
+    )
+    sequences = [ids[real] for ids, real in zip(corrupted_BL, real_BL, strict=True)]
+    labels_T = labels_BL[real_BL]
+    positions = np.flatnonzero(labels_T != IGNORE)
+    lm.model.train()
+    lm.flat.zero_grad()
+    logits_MV = lm.masked_logits(sequences, positions)
+    target_M = torch.from_numpy(labels_T[positions].astype(np.int64)).to(lm.device)
+    losses_M = nn.functional.cross_entropy(logits_MV, target_M, reduction="none")
+    losses_M.mean().backward()
+    nn.utils.clip_grad_norm_(lm.flat.parameter, settings.clip)
+    optimizer.step()
+    losses_BL = np.zeros(masks_BL.shape, np.float32)
+    losses_BL[masks_BL] = losses_M.detach().cpu().numpy()
+    return losses_BL
+
+
+def _tell(
+    policy: Any,
+    watch: Watch | None,
+    observation: dict[str, np.ndarray],
+    masks_BL: np.ndarray,
+    losses_BL: np.ndarray,
+) -> None:
+    feedback = getattr(policy, "feedback", None)
+    if callable(feedback):
+        feedback(observation, masks_BL.astype(np.int8), losses_BL)
+    if watch is not None:
+        watch(observation, masks_BL, losses_BL)

@@ -1,0 +1,245 @@
+"""``nmg adapt``: further pre-train a language model with any masking, and save it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from envs.adaptation.adapting import AdaptingSettings
+from nmg.new_lm_command import training_texts
+from nmg.options import ConfigError, add_flags, build, differences, given_flags
+
+if TYPE_CHECKING:
+    from agents.mask_statistics import MaskStatistics
+    from envs.models.language_model import LanguageModel
+    from envs.text.corpus import Context, Corpus
+
+EXAMPLES = """examples:
+  nmg adapt --model minilm --corpus domain.txt --strategy idf --output models/domain
+  nmg adapt --model minilm --dataset chemprot --policy output/chemprot/minilm/a_neural \\
+            --budget 0.05 --greedy --output models/chemprot
+  nmg adapt --model minilm --corpus domain.txt --strategy adversarial --output models/domain
+"""
+ADVERSARIAL = "adversarial"
+FOLDER = "masking"
+"""Where a masking module that learned on the way is saved, within the model's folder."""
+RECORD = "adapt.json"
+WINDOWS = 10
+"""Stretches of the training for which the masks' preferences are told apart."""
+HELD_OUT = 0.05
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The language model and its contexts."""
+
+    model: str = "minilm"
+    """``bert``, ``distilbert``, ``minilm``, a hub id or a folder."""
+    window: int = 126
+    """Content tokens of a context; special tokens come on top."""
+    device: str = "cpu"
+    """``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of matrix products; weights stay fp32."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ConfigError(f"window is {self.window}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Everything ``nmg adapt`` can be told, besides corpus and masking."""
+
+    data: ModelConfig = field(default_factory=ModelConfig)
+    training: AdaptingSettings = field(default_factory=AdaptingSettings)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``adapt`` on the command line."""
+    parser = subparsers.add_parser(
+        "adapt",
+        help="further pre-train a model and save it",
+        description="Further pre-train a masked language model on a corpus, with masks of any "
+        "strategy, of a learned policy, or of an adversary that learns on the way; save it as a "
+        "folder that every other program, and transformers, can load.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    corpus = parser.add_mutually_exclusive_group(required=True)
+    corpus.add_argument("--corpus", type=Path, nargs="+", metavar="FILE", help="plain text or .gz")
+    corpus.add_argument("--dataset", metavar="NAME|PATH", help="a data set: its training texts")
+    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--strategy",
+        default="random",
+        metavar="NAME",
+        help="e.g. idf or span; `adversarial` learns from the model's losses (default: random)",
+    )
+    who.add_argument(
+        "--policy", type=Path, metavar="DIR", help="a run, a checkpoint or a saved adversary"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_flags(parser, AdaptConfig, sources=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure on held-out text, save."""
+    from transformers.utils import logging
+
+    from agents.adversarial import AdversarialMasking
+    from envs.adaptation.adapting import adapt
+    from envs.models.loading import load_language_model
+    from envs.models.prepare import masked_lm_quality
+    from envs.models.runtime import tune_runtime
+    from nmg.callbacks import progress_bar
+
+    config = build(AdaptConfig, given_flags(AdaptConfig, args))
+    if args.output.exists() and any(args.output.iterdir()):
+        raise ValueError(f"{args.output} is not empty; give another --output.")
+    tune_runtime(threads=int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    data = config.data
+    lm = load_language_model(data.model, device=data.device, precision=data.precision)
+    corpus, held_out = _corpus(args, lm, data.window, config.training.seed)
+    policy = _policy(args, config, corpus, lm)
+    before = masked_lm_quality(lm, held_out)
+    print(
+        f"{len(corpus)} contexts to train on, {len(held_out)} held out.\n"
+        f"before: {before.loss:.3f} nats, {before.accuracy:.1f}% right",
+        flush=True,
+    )
+    diary = _Diary(corpus, len(lm.tokenizer), config.training)
+    with progress_bar() as progress:
+        losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=diary)
+    after = masked_lm_quality(lm, held_out)
+    logging.disable_progress_bar()
+    lm.save(args.output)
+    if isinstance(policy, AdversarialMasking):
+        policy.save(args.output / FOLDER)
+    record = {
+        "masking": str(args.policy or args.strategy),
+        "settings": differences(config),
+        "before": asdict(before),
+        "after": asdict(after),
+        "losses": losses,
+        "preferences": diary.summaries(),
+    }
+    text = json.dumps(record, indent=2).replace("NaN", "null")
+    (args.output / RECORD).write_text(text + "\n", encoding="utf-8")
+    print(f"after:  {after.loss:.3f} nats, {after.accuracy:.1f}% right (randomly masked tokens)")
+    print(diary.table())
+    print(f"The model is in {args.output}.")
+    return 0
+
+
+def _corpus(
+    args: argparse.Namespace, lm: LanguageModel, window: int, seed: int
+) -> tuple[Corpus, list[Context]]:
+    from envs.text.corpus import Corpus, build_corpus
+    from envs.text.readers import read_documents
+
+    if args.corpus:
+        texts = [text for path in args.corpus for text in read_documents(path)]
+    else:
+        texts = training_texts(args.dataset, args.data_dir)
+    room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
+    whole = build_corpus(texts, lm.tokenizer, min(window, room))
+    count = max(1, int(HELD_OUT * len(whole)))
+    if len(whole) <= count:
+        raise ValueError(f"The corpus has {len(whole)} context(s); it needs at least two.")
+    order = np.random.default_rng(seed).permutation(len(whole)).tolist()
+    held_out = [whole[i] for i in order[:count]]
+    return Corpus([whole[i] for i in order[count:]], lm.tokenizer), held_out
+
+
+def _policy(
+    args: argparse.Namespace, config: AdaptConfig, corpus: Corpus, lm: LanguageModel
+) -> Any:
+    from agents.adversarial import AdversarialMasking
+    from agents.strategies import NoMask, make_strategy
+
+    seed, vocab_size = config.training.seed, len(lm.tokenizer)
+    if args.policy is not None:
+        return _saved_policy(args.policy, config.data)
+    if args.strategy == ADVERSARIAL:
+        return AdversarialMasking(vocab_size, seed=seed, device=lm.device)
+    embeddings = lm.embeddings(np.arange(vocab_size)).detach().cpu().numpy()
+    made = make_strategy(
+        args.strategy,
+        tokenizer=lm.tokenizer,
+        contexts=corpus.contexts,
+        embeddings=embeddings,
+        seed=seed,
+    )
+    if isinstance(made, NoMask):
+        raise ValueError("Nothing can be learned without masks: give a strategy other than none.")
+    return made
+
+
+def _saved_policy(folder: Path, data: ModelConfig) -> Any:
+    from agents.adversarial import ABOUT, AdversarialMasking
+    from envs.models.loading import load_language_model
+    from envs.models.states import TokenStates
+    from nmg.checkpoint import chosen_checkpoint
+    from nmg.maskings import load_policy
+
+    for place in (folder, folder / FOLDER):
+        if (place / ABOUT).is_file():
+            return AdversarialMasking.load(place, device=data.device)
+    # A policy reads the states of the model as it was: the one in training changes under it.
+    twin = load_language_model(data.model, device=data.device, precision=data.precision)
+    return load_policy(chosen_checkpoint(folder), TokenStates(twin), len(twin.tokenizer))
+
+
+class _Diary:
+    """What the masks prefer, in each of some stretches of the training."""
+
+    def __init__(self, corpus: Corpus, vocab_size: int, settings: AdaptingSettings) -> None:
+        from agents.strategies.counts import token_counts
+
+        self._counts_V = token_counts(corpus.contexts, vocab_size)
+        steps = settings.epochs * -(-len(corpus) // settings.batch)
+        self._each = max(1, -(-steps // WINDOWS))
+        self._steps = 0
+        self._parts: list[MaskStatistics] = []
+
+    def __call__(
+        self, observation: dict[str, np.ndarray], masks: np.ndarray, losses: np.ndarray
+    ) -> None:
+        from agents.mask_statistics import MaskStatistics
+
+        if self._steps % self._each == 0:
+            self._parts.append(MaskStatistics(self._counts_V))
+        self._steps += 1
+        self._parts[-1].add(observation, masks, losses)
+
+    def summaries(self) -> list[dict[str, float]]:
+        """One a stretch, with the ``step`` it ends at."""
+        ends = [min(self._steps, (n + 1) * self._each) for n in range(len(self._parts))]
+        return [
+            {"step": end, **part.summary()} for end, part in zip(ends, self._parts, strict=True)
+        ]
+
+    def table(self) -> str:
+        """The preferences as text."""
+        lines = [
+            "\nwhat was masked: rank correlation of a token type's mask rate with its rarity and "
+            "with the\nmodel's loss on it; share of the masked tokens that are among the 100 most "
+            "frequent types\n",
+            f"{'step':>8}{'rarity':>10}{'loss':>10}{'frequent':>10}",
+        ]
+        lines += [
+            f"{part['step']:>8}{part['rarity']:>10.2f}{part['difficulty']:>10.2f}"
+            f"{part['frequent']:>10.1%}"
+            for part in self.summaries()
+        ]
+        return "\n".join(lines) + "\n"

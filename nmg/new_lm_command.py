@@ -1,0 +1,144 @@
+"""``nmg new-lm``: a language model from scratch, with a tokenizer trained on the corpus."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from envs.models.new_model import ModelSize
+from envs.models.new_tokenizer import Family
+from nmg.options import ConfigError, add_flags, build, given_flags
+
+if TYPE_CHECKING:
+    from envs.models.architectures import Head
+
+EXAMPLES = """examples:
+  nmg new-lm --architecture bart --dataset multi30k --output models/multi30k-bart
+  nmg new-lm --architecture t5 --corpus a.txt b.txt.gz --width 256 --layers 3 --output models/t5
+  nmg new-lm --architecture roberta --corpus a.txt --vocab-size 4000 --output models/roberta
+"""
+
+
+@dataclass(frozen=True)
+class NewModelConfig:
+    """What is made."""
+
+    architecture: str = "bart"
+    """A model type of transformers; docs/architectures.md lists those that work."""
+    tokenizer: Family | None = None
+    """wordpiece, bpe (byte-level), unigram (SentencePiece's) or bytes; none for the family of the
+    architecture's published models."""
+    vocab_size: int = 8000
+    """Tokens of the vocabulary, special ones included."""
+    head: Literal["masked", "seq2seq"] | None = None
+    """masked or seq2seq; none for seq2seq where the architecture can, else masked."""
+    width: int = 128
+    """Width of the hidden states."""
+    layers: int = 2
+    """Layers of the encoder, and again of the decoder where there is one."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    length: int = 128
+    """Longest input, special tokens included."""
+    seed: int = 0
+    """Of the weights."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1:
+            raise ConfigError(f"vocab_size is {self.vocab_size}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    model: NewModelConfig = field(default_factory=NewModelConfig)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``new-lm`` on the command line."""
+    parser = subparsers.add_parser(
+        "new-lm",
+        help="make a language model from scratch, with a tokenizer of the corpus",
+        description="Train a tokenizer on the corpus and save it with a model of random weights: "
+        "the start of experiments that no published model may have seen.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    corpus = parser.add_mutually_exclusive_group(required=True)
+    corpus.add_argument("--corpus", type=Path, nargs="+", metavar="FILE", help="plain text or .gz")
+    corpus.add_argument(
+        "--dataset", metavar="NAME|PATH", help="the training texts of a data set; of pairs, both"
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_flags(parser, _Parts, sources=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the model and save it."""
+    from transformers.utils import logging
+
+    from envs.models.architectures import has_head
+    from envs.models.new_model import new_model
+    from envs.models.new_tokenizer import train_tokenizer
+
+    config = build(_Parts, given_flags(_Parts, args)).model
+    if args.output.exists() and any(args.output.iterdir()):
+        raise ValueError(f"{args.output} is not empty; give another --output.")
+    size = ModelSize(config.width, config.layers, config.heads, config.length)
+    family = config.tokenizer or _family(config.architecture)
+    texts = _texts(args)
+    tokenizer = train_tokenizer(
+        texts, family, vocab_size=config.vocab_size, max_length=config.length
+    )
+    head: Head = config.head or (
+        "seq2seq" if has_head(config.architecture, "seq2seq") else "masked"
+    )
+    model = new_model(config.architecture, head, tokenizer, size, seed=config.seed)
+    logging.disable_progress_bar()
+    model.save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{type(model).__name__} of {weights:,} weights, {family} tokenizer of "
+        f"{len(tokenizer):,} tokens trained on {len(texts):,} texts.\nIt is in {args.output}."
+    )
+    return 0
+
+
+def _family(architecture: str) -> Family:
+    from envs.models.architectures import ARCHITECTURES
+    from nmg.options import nearest
+
+    if architecture not in ARCHITECTURES:
+        hint = nearest(architecture, ARCHITECTURES)
+        raise ValueError(f"There is no architecture {architecture!r}{hint}.")
+    return ARCHITECTURES[architecture].tokenizer
+
+
+def _texts(args: argparse.Namespace) -> list[str]:
+    from envs.text.readers import read_documents
+
+    if args.corpus:
+        return [text for path in args.corpus for text in read_documents(path)]
+    return training_texts(args.dataset, args.data_dir)
+
+
+def training_texts(dataset: str, data_dir: Path | None) -> list[str]:
+    """The different texts of a data set's training split; of pairs, sources and targets."""
+    from envs.text.datasets import load_splits
+    from envs.text.examples import GenerationExample, example_text
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        splits = load_splits(dataset, data_dir=data_dir)
+    texts: list[str] = []
+    for example in splits.train:
+        texts.append(example_text(example))
+        if isinstance(example, GenerationExample):
+            texts += example.targets
+    return list(dict.fromkeys(texts))

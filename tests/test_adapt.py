@@ -1,0 +1,156 @@
+"""``nmg new-lm`` and ``nmg adapt``: models from nothing, further pre-trained with any masking."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from agents.adversarial import AdversarialMasking, AdversarySettings
+from agents.strategies import make_strategy
+from envs.adaptation.adapting import AdaptingSettings, adapt
+from envs.models.language_model import LanguageModel
+from envs.models.loading import load_language_model, load_seq2seq
+from envs.text.corpus import build_corpus
+from nmg.cli import main
+from tests.conftest import SENTENCES
+
+SETTINGS = AdaptingSettings(epochs=2, batch=3, lr=1e-3, budget=0.3)
+
+
+@pytest.fixture
+def lm(tiny_masked_lm, tiny_tokenizer) -> LanguageModel:
+    return LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+
+
+@pytest.fixture
+def corpus(tiny_tokenizer):
+    return build_corpus(SENTENCES, tiny_tokenizer, 40)
+
+
+def test_the_same_seed_gives_the_same_model(lm, corpus):
+    weights, prints = lm.snapshot(), []
+    state = torch.get_rng_state()
+    for seed in (0, 0, 1):
+        lm.restore(weights)
+        settings = AdaptingSettings(epochs=1, batch=3, lr=1e-3, seed=seed)
+        losses = adapt(lm, corpus, make_strategy("random"), settings)
+        prints.append((lm.fingerprint, tuple(losses)))
+    assert prints[0] == prints[1] != prints[2]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_learns(lm, corpus):
+    settings = AdaptingSettings(epochs=25, batch=7, lr=1e-2, budget=0.3)
+    losses = adapt(lm, corpus, make_strategy("random"), settings)
+    assert losses[-1] < losses[0] - 0.8
+
+
+def test_feedback_is_the_loss_at_what_was_masked(lm, corpus):
+    """The policy hears of the tokens it masked, within the budget, and of no others."""
+
+    class Listening:
+        def __init__(self):
+            self.heard = []
+
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.ones(observation["input_ids"].shape, np.int8), state
+
+        def feedback(self, observation, mask, token_losses):
+            self.heard.append((observation, mask, token_losses))
+
+    policy, watched, steps = Listening(), [], []
+    losses = adapt(
+        lm,
+        corpus,
+        policy,
+        SETTINGS,
+        progress=lambda phase, step, total: steps.append((step, total)),
+        watch=lambda *seen: watched.append(seen),
+    )
+    assert len(policy.heard) == len(watched) == len(steps) == 2 * 3
+    assert steps[-1] == (6, 6)
+    for observation, mask, token_losses in policy.heard:
+        assert (mask.sum(1) == observation["budget"][:, 0]).all()
+        assert (mask <= observation["maskable"]).all()
+        assert ((token_losses > 0) == (mask > 0)).all()
+    means = [float(heard[2][heard[1] > 0].mean()) for heard in policy.heard]
+    assert losses == pytest.approx([np.mean(means[:3]), np.mean(means[3:])], rel=1e-5)
+
+
+def test_an_adversary_learns_on_the_way(lm, corpus, tiny_tokenizer):
+    adversary = AdversarialMasking(len(tiny_tokenizer), AdversarySettings(16, 1, 2))
+    before = {name: value.clone() for name, value in adversary.module.state_dict().items()}
+    adapt(lm, corpus, adversary, SETTINGS)
+    after = adversary.module.state_dict()
+    assert any((after[name] != before[name]).any() for name in before)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("budget", 0.0), ("batch", 0)])
+def test_settings_are_checked(name, value):
+    with pytest.raises(ValueError, match=name):
+        AdaptingSettings(**{name: value})
+
+
+@pytest.fixture
+def folder(tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("\n".join(SENTENCES * 3))
+    small = ["--width", "16", "--layers", "1", "--heads", "2", "--length", "48"]
+
+    def new(architecture, *more):
+        out = tmp_path / architecture
+        arguments = ["--corpus", str(tmp_path / "corpus.txt"), "--output", str(out), *small]
+        code = main(["new-lm", "--architecture", architecture, "--vocab-size", "330", *arguments])
+        assert code == 0, capsys.readouterr().err
+        return out
+
+    new.corpus = tmp_path / "corpus.txt"
+    return new
+
+
+def test_new_models_load(folder):
+    assert load_language_model(str(folder("roberta"))).max_length == 48
+    assert load_seq2seq(str(folder("t5"))).max_length == 48
+
+
+@pytest.mark.parametrize("strategy", ["idf", "adversarial"])
+def test_adapt_saves_a_model_that_goes_on(folder, tmp_path, capsys, strategy):
+    model, out = folder("bert"), tmp_path / "adapted"
+    common = ["--corpus", str(folder.corpus), "--epochs", "2", "--batch", "4", "--window", "40"]
+    code = main(
+        ["adapt", "--model", str(model), "--strategy", strategy, "--output", str(out), *common]
+    )
+    assert code == 0, capsys.readouterr().err
+    assert "nats" in capsys.readouterr().out
+    record = json.loads((out / "adapt.json").read_text())
+    assert record["masking"] == strategy
+    assert len(record["losses"]) == 2
+    assert set(record["preferences"][0]) == {"step", "rarity", "difficulty", "frequent", "tokens"}
+    first, adapted = load_language_model(str(model)), load_language_model(str(out))
+    assert first.fingerprint != adapted.fingerprint
+    if strategy == "adversarial":
+        again = tmp_path / "again"
+        arguments = ["adapt", "--model", str(out), "--policy", str(out), "--output", str(again)]
+        assert main(arguments + common) == 0, capsys.readouterr().err
+        assert (again / "masking" / "adversary.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy", "none"], "Nothing can be learned"),
+        (["--strategy", "idff"], "did you mean 'idf'"),
+        (["--policy", "nowhere"], "nowhere"),
+        (["--budget", "2"], "budget is 2"),
+    ],
+)
+def test_errors_are_one_sentence(folder, tmp_path, capsys, arguments, message):
+    model = folder("bert")
+    where = ["--corpus", str(folder.corpus), "--output", str(tmp_path / "out")]
+    code = main(["adapt", "--model", str(model), *where, *arguments])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
