@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -65,6 +66,8 @@ class ProcessExecutor:
             )
             for number in range(workers)
         ]
+        self._workers: set[_Worker] = set()
+        self._aborted = False
         for thread in self._threads:
             thread.start()
 
@@ -75,7 +78,15 @@ class ProcessExecutor:
         return future
 
     def close(self) -> None:
-        """Let running jobs end, drop nothing that was submitted, and stop the workers."""
+        """Stop the workers: when all that was submitted is done, or at once in an emergency.
+
+        An exception on its way out (Ctrl-C, a failed job) is the emergency: nobody will read the
+        scores of what still runs.
+        """
+        if sys.exc_info()[0] is not None:
+            self._aborted = True
+            for worker in list(self._workers):
+                worker.kill()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -98,18 +109,23 @@ class ProcessExecutor:
         worker: _Worker | None = None
         while (item := self._jobs.get()) is not None:
             job, future = item
+            if self._aborted:
+                future.cancel()
             if not future.set_running_or_notify_cancel():
                 continue
             for attempt in range(ATTEMPTS):
-                worker = worker or _Worker(factory, number)
+                if worker is None:
+                    worker = _Worker(factory, number)
+                    self._workers.add(worker)
                 try:
                     future.set_result(worker.run(job, timeout, progress))
                 except _WorkerLost as lost:
                     worker.stop()
+                    self._workers.discard(worker)
                     worker = None
-                    if attempt + 1 == ATTEMPTS:
-                        future.set_exception(JobFailedError(f"Score job {job.key[:12]}: {lost}"))
-                    continue
+                    if not self._aborted and attempt + 1 < ATTEMPTS:
+                        continue
+                    future.set_exception(JobFailedError(f"Score job {job.key[:12]}: {lost}"))
                 except BaseException as error:
                     future.set_exception(error)
                 break
@@ -148,6 +164,9 @@ class _Worker:
         except (EOFError, ConnectionError) as error:
             raise _WorkerLost("its worker process died (out of memory?).") from error
         raise _WorkerLost(f"it took more than its {timeout:g} s.")
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def stop(self) -> None:
         self._pipe.close()

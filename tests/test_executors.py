@@ -105,3 +105,22 @@ def test_failures_and_kept_weights_are_not_remembered(tmp_path):
             cached.submit(job(13)).result()
         cached.submit(job(1, keep_weights=True)).result()
     assert counting.runs == 4
+
+
+def test_an_exception_stops_the_workers_at_once(tmp_path):
+    """Ctrl-C must not wait for a score job, which may take an hour."""
+
+    def interrupted() -> list[Future[Score]]:
+        with ProcessExecutor(Fragile(tmp_path), 1) as pool:
+            futures.extend(pool.submit(job(seed)) for seed in (2, 5))
+            while not (tmp_path / "2").exists():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+        return futures
+
+    futures: list[Future[Score]] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(JobFailedError):
+        futures[0].result(0)
+    assert futures[1].cancelled()
