@@ -30,6 +30,7 @@ from envs.models.attention import (
     use_fast_dropout,
 )
 from envs.models.flat import FlatParameters, use_standing_embedding
+from envs.models.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,8 +120,9 @@ class LanguageModel:
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
         self.model.set_attn_implementation(self._attention)
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         if self.packs:
             self.model.set_attn_implementation(PACKED)
 

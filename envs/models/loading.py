@@ -12,6 +12,7 @@ import torch
 
 from envs.models.architectures import LOADING, Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel, Precision
+from envs.models.quiet import quiet
 from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def load_language_model(
     """
     source = _source(name, cold_head)
     # The global generator initialises whatever the checkpoint lacks; a load must not depend on it.
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         model = _load_model(name, source, "masked", allow_pickle)
     return LanguageModel(
@@ -111,7 +112,7 @@ def load_seq2seq(
             that could stand for a masked token.
     """
     source = _source(name, cold_head=False)
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         model = _load_model(name, source, "seq2seq", allow_pickle)
     tokenizer = _load_tokenizer(name, source)
@@ -211,21 +212,3 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
             "belongs to. Convert it to a fast tokenizer first."
         )
     return tokenizer
-
-
-class _quiet:
-    """No load report, no progress bar over tensors; put back afterwards."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._level, self._bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *error: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        if self._bar:
-            logging.enable_progress_bar()

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from envs.models.language_model import LanguageModel
-from envs.models.loading import _quiet, cache_folder, load_language_model
+from envs.models.loading import cache_folder, load_language_model
+from envs.models.quiet import quiet
 from envs.testbed.domain import MASK, MAX_LENGTH, Vocabulary, wrapped
 
 VERSION = 1
@@ -59,7 +60,7 @@ def _keep(model: Any, vocabulary: Vocabulary, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with _quiet():
+        with quiet():
             model.save_pretrained(aside)
         vocabulary.tokenizer().save_pretrained(aside)
         os.replace(aside, folder)
