@@ -1,10 +1,20 @@
-"""Attention and dropout for packed batches: no padding, no position attends across sequences.
+"""Attention for packed batches: no padding, no position attends across sequences.
 
 A packed batch is one row of T tokens, the sequences one after another. transformers lets a model
 use any attention function that is registered by name; ours receives the lengths of the sequences
 through the model's keyword arguments and attends within each of them. Architectures whose
 attention does not go through that interface are found by a probe (``language_model.py``) and padded
 instead.
+
+With S = Q K^T s, P = softmax(S), dropout mask M, c = 1 / (1 - rate) and O = c (P * M) V, the
+gradients are, with G that of O,
+
+    dV = c (P * M)^T G,    dS = (P * M) * (c G V^T) - P * rowsum(G * O),    dQ = s dS K,
+    dK = s dS^T Q,
+
+written out because a sequence at a time stays in the cache, and because autograd's slices would
+each make a batch-sized tensor of zeros. The library's fused kernel is slower than these matrix
+products on CPU at the lengths of contexts, with and without gradients.
 """
 
 from __future__ import annotations
@@ -17,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from envs.models.dropout import apply_bits, keep_bits
 
 PACKED = "nmg_packed"
 SHORT = 48
@@ -34,33 +45,49 @@ class PackedLayout:
     """
 
     lengths: Sequence[int]
-    _block: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False)
-
-    @property
-    def equal(self) -> bool:
-        return min(self.lengths) == max(self.lengths)
+    _block: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     @property
     def short(self) -> bool:
         return len(self.lengths) > 1 and sum(self.lengths) < SHORT * len(self.lengths)
 
-    def bounds(self) -> list[tuple[int, int]]:
-        ends = list(accumulate(self.lengths))
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+    def cut(self, x_THD: Tensor) -> list[Tensor]:
+        """The sequences, each (H, n, D); short ones as one padded block (N * H, Lmax, D)."""
+        if not self.short:
+            ends = accumulate(self.lengths)
+            starts = [0, *accumulate(self.lengths)]
+            return [x_THD[a:b].transpose(0, 1) for a, b in zip(starts, ends, strict=False)]
+        rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), x_THD.shape
+        block = x_THD.new_zeros((rows * longest, heads, width))
+        block.index_copy_(0, self.block()[0], x_THD)
+        block = block.view(rows, longest, heads, width).transpose(1, 2)
+        return [block.reshape(rows * heads, longest, width)]
 
-    def block(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices (N, Lmax) of the tokens as a padded block, its bias and its inverse (T,)."""
+    def paste(self, pieces: Sequence[Tensor], out_THD: Tensor) -> Tensor:
+        """What ``cut`` gave, put together again."""
+        if not self.short:
+            for place, piece in zip(self.cut(out_THD), pieces, strict=True):
+                place.copy_(piece)
+            return out_THD
+        rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), out_THD.shape
+        block = pieces[0].view(rows, heads, longest, width).transpose(1, 2)
+        block = block.reshape(rows * longest, heads, width)
+        return torch.index_select(block, 0, self.block()[0], out=out_THD)
+
+    def masked(self, scores: Tensor) -> Tensor:
+        """Scores of a piece (G, n, n), those of padding made negligible in place."""
+        if self.short:
+            bias = self.block()[1]
+            scores.view(len(bias), -1, *scores.shape[1:]).add_(bias)
+        return scores
+
+    def block(self) -> tuple[Tensor, Tensor]:
+        """Where each token is in the padded block, (T,), and the block's bias (N, 1, 1, Lmax)."""
         if self._block is None:
             lengths = np.asarray(self.lengths)
-            columns = np.arange(lengths.max())
-            real = columns < lengths[:, None]
-            starts = np.cumsum(lengths) - lengths
-            index = np.where(real, starts[:, None] + columns, 0)
+            real = np.arange(lengths.max()) < lengths[:, None]
             bias = np.where(real, 0.0, -1e9).astype(np.float32)[:, None, None, :]
-            inverse = np.flatnonzero(real)
-            arrays = (torch.from_numpy(a).to(device) for a in (index, bias, inverse))
-            self._block = tuple(arrays)  # type: ignore[assignment]
-        assert self._block is not None
+            self._block = torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(bias)
         return self._block
 
 
@@ -90,107 +117,66 @@ def packed_attention(
         if len(query) > 1:
             raise ValueError("Packed attention takes one row of sequences and their layout.")
         layout = PackedLayout([query.shape[2]])
-    if layout.equal:
-        return _equal(query, key, value, scale, rate, layout), None
-    if layout.short:
-        return _short(query, key, value, scale, rate, layout), None
-    outputs = [
-        _attend([x[:, :, a:b] for x in (query, key, value)], scale, rate)
-        for a, b in layout.bounds()
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    by_token = (x[0].transpose(0, 1) for x in (query, key, value))
+    return _Attention.apply(*by_token, scale, rate, layout)[None], None
 
 
-def _equal(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, rate: float, layout: PackedLayout
-) -> Tensor:
-    """Sequences of one length are a batch without any copying."""
-    rows, length = len(layout.lengths), layout.lengths[0]
-    heads, width = query.shape[1], query.shape[3]
-    split = [
-        x.transpose(1, 2).reshape(rows, length, heads, width).transpose(1, 2)
-        for x in (query, key, value)
-    ]
-    return _attend(split, scale, rate).transpose(1, 2).reshape(1, rows * length, heads, width)
-
-
-def _short(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, rate: float, layout: PackedLayout
-) -> Tensor:
-    """Many short sequences: one padded block for the attention alone."""
-    index, bias, inverse = layout.block(query.device)
-    rows, length = index.shape
-    flat = index.reshape(-1)
-    heads, width = query.shape[1], query.shape[3]
-    split = [
-        x[0].transpose(0, 1).index_select(0, flat).view(rows, length, heads, width).transpose(1, 2)
-        for x in (query, key, value)
-    ]
-    out = _attend(split, scale, rate, bias.to(query.dtype))
-    return out.transpose(1, 2).reshape(1, rows * length, heads, width).index_select(1, inverse)
-
-
-def _attend(
-    query_key_value: Sequence[Tensor], scale: float, rate: float, bias: Tensor | None = None
-) -> Tensor:
-    query, key, value = query_key_value
-    if not torch.is_grad_enabled() or query.is_cuda:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=rate, scale=scale
-        )
-    # With gradients, on CPU and at these lengths, plain matrix products beat the fused kernel.
-    weights = torch.matmul(query * scale, key.transpose(2, 3))
-    if bias is not None:
-        weights = weights + bias
-    weights = torch.softmax(weights, dim=-1)
-    if rate:
-        weights = fast_dropout(weights, rate)
-    return torch.matmul(weights, value)
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
-        threshold = round(rate * 65536) - 32768
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(
-            torch.iinfo(torch.int64).min, None
-        )
-        keep = (words.view(torch.int16)[: x.numel()] >= threshold).view(x.shape)
-        ctx.save_for_backward(keep)
-        ctx.scale = 1.0 / (1.0 - rate)
-        return torch.mul(x, keep).mul_(ctx.scale)
+class _Attention(torch.autograd.Function):
+    """In float32 whatever the inputs: no slower at these lengths than in lower precision."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return torch.mul(grad, keep).mul_(ctx.scale), None
+    def forward(
+        ctx: Any,
+        query_THD: Tensor,
+        key_THD: Tensor,
+        value_THD: Tensor,
+        scale: float,
+        rate: float,
+        layout: PackedLayout,
+    ) -> Tensor:
+        ctx.layout, ctx.scale, ctx.kept = layout, scale, 1.0 / (1.0 - rate)
+        query, key, value = (x.float() for x in (query_THD, key_THD, value_THD))
+        query = query * scale
+        pieces = list(zip(*(layout.cut(x) for x in (query, key, value)), strict=True))
+        bits = _bits([len(q) * q.shape[1] ** 2 for q, _, _ in pieces], rate)
+        trains = any(ctx.needs_input_grad)
+        outputs, saved = [], []
+        with torch.autocast(query.device.type, enabled=False):
+            for (q, k, v), keep in zip(pieces, bits, strict=True):
+                weights = torch.softmax(layout.masked(torch.bmm(q, k.transpose(1, 2))), dim=-1)
+                dropped = weights if keep is None else apply_bits(weights, keep.view_as(weights))
+                outputs.append(torch.bmm(dropped, v))
+                if trains:
+                    saved.append((weights, dropped))
+        out_THD = layout.paste(outputs, torch.empty_like(query)).mul_(ctx.kept)
+        if trains:
+            ctx.weights = saved
+            ctx.save_for_backward(query, key, value, out_THD)
+        return out_THD
+
+    @staticmethod
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Any, ...]:
+        query, key, value, out_THD = ctx.saved_tensors
+        rows_TH1 = (grad_THD * out_THD).sum(dim=-1, keepdim=True)
+        grad_THD = grad_THD * ctx.kept
+        cut = [ctx.layout.cut(x) for x in (query, key, value, grad_THD, rows_TH1)]
+        grads = []
+        for pieces, (weights, dropped) in zip(zip(*cut, strict=True), ctx.weights, strict=True):
+            q, k, v, g, rows = pieces
+            d_scores = torch.bmm(g, v.transpose(1, 2))
+            d_scores.mul_(dropped).addcmul_(weights, rows, value=-1)
+            d_key = torch.bmm(d_scores.transpose(1, 2), q)
+            grads.append((torch.bmm(d_scores, k), d_key, torch.bmm(dropped.transpose(1, 2), g)))
+        d_query, d_key, d_value = (
+            ctx.layout.paste(part, torch.empty_like(query)) for part in zip(*grads, strict=True)
+        )
+        return d_query.mul_(ctx.scale), d_key, d_value, None, None, None
 
 
-def fast_dropout(x: Tensor, rate: float) -> Tensor:
-    """Dropout that spends 16 random bits an element, so ``rate`` is kept to within 1/131072.
-
-    Several times cheaper than ``F.dropout`` on CPU, where the Bernoulli draw is 13-19% of a
-    training step. Draws from torch's global generator.
-    """
-    if x.is_cuda:
-        return F.dropout(x, rate)
-    return _Dropout.apply(x, rate)
-
-
-class FastDropout(nn.Dropout):
-    """``nn.Dropout`` by :func:`fast_dropout`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        return fast_dropout(x, self.p)
-
-
-def use_fast_dropout(model: nn.Module) -> None:
-    """Give every plain dropout layer of the model the cheap draw."""
-    for module in model.modules():
-        if type(module) is nn.Dropout:
-            module.__class__ = FastDropout
+def _bits(sizes: Sequence[int], rate: float) -> Sequence[Tensor | None]:
+    if not rate:
+        return [None] * len(sizes)
+    return keep_bits(sum(sizes), rate).split(list(sizes))
 
 
 def register_packed_attention() -> None:

@@ -27,10 +27,11 @@ from envs.models.attention import (
     PACKED,
     PackedLayout,
     register_packed_attention,
-    use_fast_dropout,
 )
-from envs.models.flat import FlatParameters, use_standing_embedding
+from envs.models.dropout import use_fast_dropout
+from envs.models.flat import FlatParameters
 from envs.models.quiet import quiet
+from envs.models.standing import use_standing_gradients
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,7 +83,7 @@ class LanguageModel:
         self._attention = model.config._attn_implementation
         self._position_offset = 0
         self._states = TOKEN_STATES.get(model.config.model_type, "last_hidden_state")
-        use_standing_embedding(model)
+        use_standing_gradients(model)
         self.flat = FlatParameters(self.model)
         self.packs = False
         self.width = self._probe_width()

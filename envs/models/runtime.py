@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -52,7 +53,8 @@ def use_fast_exact_gemm() -> tuple[str, float]:
     Returns:
         The path in use and its relative error.
     """
-    switch = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn
+    switch = backend.matmul
     before = switch.fp32_precision
     switch.fp32_precision = "bf16"
     error = gemm_error()

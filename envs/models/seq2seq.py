@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.models.attention import use_fast_dropout
+from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.language_model import Precision
 from envs.text.corruption import IGNORE

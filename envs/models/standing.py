@@ -1,0 +1,106 @@
+"""Layers whose weight gradients are added straight into the standing buffer of ``flat.py``.
+
+Autograd's own way is to make a gradient tensor for every weight and then add it to ``grad``. For a
+vocabulary-sized weight that tensor is half of a small model, and to write it anew each step costs
+more in page faults than the product that fills it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROWS_OF_ELEMENTS = 1 << 20
+"""Elements of a weight whose gradient is computed at once in lower precision: stays in cache."""
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight_VD: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        ctx.weight_VD, ctx.padding = weight_VD, padding
+        ctx.save_for_backward(ids)
+        return F.embedding(ids, weight_VD)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+        (ids,) = ctx.saved_tensors
+        flat_ids, rows = ids.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        if ctx.padding is not None:
+            rows = rows.masked_fill((flat_ids == ctx.padding)[:, None], 0.0)
+        ctx.weight_VD.grad.index_add_(0, flat_ids, rows.to(ctx.weight_VD.dtype))
+        return None, None, None
+
+
+class StandingEmbedding(nn.Embedding):
+    """An embedding whose gradient is added to the standing buffer, row by row.
+
+    The usual backward pass makes a vocabulary-sized tensor of zeros each step to fill in the few
+    rows that a batch touches.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _stands(self):
+            return _Lookup.apply(self.weight, input, self.padding_idx)
+        return super().forward(input)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        kind = x.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        ctx.weight, ctx.bias = weight, bias
+        x, low_weight = x.to(low), weight.to(low)
+        ctx.save_for_backward(x, low_weight)
+        return F.linear(x, low_weight, None if bias is None else bias.to(low))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        x, low_weight = ctx.saved_tensors
+        grad_TN, x_TD = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        _add_product(ctx.weight.grad, grad_TN.t(), x_TD)
+        if ctx.bias is not None:
+            ctx.bias.grad.add_(grad_TN.sum(0))
+        return grad @ low_weight if ctx.needs_input_grad[0] else None, None, None
+
+
+def _add_product(total_ND: Tensor, grad_NT: Tensor, x_TD: Tensor) -> None:
+    """``total += grad @ x``; in rows where the precisions differ and a copy is needed."""
+    if grad_NT.dtype == total_ND.dtype:
+        total_ND.addmm_(grad_NT, x_TD)
+        return
+    rows = max(1, ROWS_OF_ELEMENTS // total_ND.shape[1])
+    for first in range(0, len(total_ND), rows):
+        part = slice(first, first + rows)
+        total_ND[part].add_((grad_NT[part] @ x_TD).to(total_ND.dtype))
+
+
+class StandingLinear(nn.Linear):
+    """A linear layer whose gradients are added to the standing buffers."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _stands(self) and (self.bias is None or self.bias.grad is not None):
+            return _Product.apply(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+def _stands(layer: nn.Embedding | nn.Linear) -> bool:
+    weight = layer.weight
+    trains = layer.training and torch.is_grad_enabled() and weight.requires_grad
+    return trains and weight.grad is not None and not weight.is_cuda
+
+
+def use_standing_gradients(model: nn.Module) -> None:
+    """Give the model's plain embeddings and linear layers standing gradients."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = StandingLinear
+        elif type(module) is nn.Embedding and _is_plain(module):
+            module.__class__ = StandingEmbedding
+
+
+def _is_plain(embedding: nn.Embedding) -> bool:
+    return not (embedding.sparse or embedding.scale_grad_by_freq or embedding.max_norm is not None)

@@ -1,0 +1,112 @@
+"""Layers written for speed against what they stand for: the same values and the same gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from envs.models.attention import PackedLayout, packed_attention
+from envs.models.dropout import FastDropout, apply_bits, fast_dropout, keep_bits
+from envs.models.flat import FlatParameters
+from envs.models.standing import StandingEmbedding, StandingLinear, use_standing_gradients
+
+LONG, SHORT = (50, 61, 40), (5, 9, 3, 9)
+HEADS, WIDTH, RATE = 2, 8, 0.3
+
+
+def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
+    """Sequence by sequence in plain operations, the same elements dropped."""
+    layout = PackedLayout(lengths)
+    size = max(lengths) if layout.short else None
+    sizes = [HEADS * (size or n) ** 2 for n in lengths]
+    bits = keep_bits(sum(sizes), rate).split(sizes)
+    outputs, start = [], 0
+    for n, keep in zip(lengths, bits, strict=True):
+        q, k, v = (x[0, :, start : start + n] for x in qkv)
+        weights = torch.softmax(q @ k.transpose(1, 2) * WIDTH**-0.5, dim=-1)
+        kept = keep.view(HEADS, size or n, size or n)[:, :n, :n] != 0
+        outputs.append((weights * kept / (1 - rate)) @ v)
+        start += n
+    return torch.cat(outputs, dim=1).transpose(0, 1)[None]
+
+
+@pytest.mark.parametrize("lengths", [LONG, SHORT, (70,)], ids=["long", "short", "one"])
+@pytest.mark.parametrize("rate", [0.0, RATE])
+def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate) -> None:
+    layout = PackedLayout(lengths)
+    assert layout.short == (lengths == SHORT)
+    torch.manual_seed(0)
+    shape = (1, sum(lengths), HEADS, WIDTH)
+    qkv = [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
+    upstream = torch.randn(shape)
+
+    torch.manual_seed(1)
+    got, _ = packed_attention(nn.Module(), *qkv, None, dropout=rate, layout=layout)
+    torch.manual_seed(1)
+    expected = plain_attention(qkv, lengths, rate)
+
+    torch.testing.assert_close(got, expected)
+    gradients = torch.autograd.grad(got, qkv, upstream)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, qkv, upstream), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_keeps_its_rate_its_mean_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1001, requires_grad=True)
+    y = fast_dropout(x, 0.1)
+    y.sum().backward()
+    dropped = (y == 0).float().mean().item()
+    assert dropped == pytest.approx(0.1, abs=0.002)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.002)
+    assert torch.equal(x.grad, y.detach())  # ones in: the same elements survive, scaled the same
+    layer = FastDropout(0.5).eval()
+    assert torch.equal(layer(x), x)
+
+
+def test_dropout_of_every_precision_keeps_elements_as_they_are() -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        x = torch.randn(3, 7).to(dtype)
+        y = apply_bits(x, keep_bits(21, 0.5).view(3, 7))
+        assert torch.equal(y[y != 0], x[y != 0])
+
+
+def layers() -> tuple[nn.Sequential, nn.Sequential]:
+    """The same three layers twice; the first lies flat, with standing gradients."""
+    torch.manual_seed(0)
+    ours, plain = (
+        nn.Sequential(nn.Embedding(11, 6, padding_idx=0), nn.Linear(6, 5), nn.Linear(5, 11, False))
+        for _ in range(2)
+    )
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_standing_gradients_are_the_library_s_and_add_up(precision) -> None:
+    ours, plain = layers()
+    use_standing_gradients(ours)
+    assert type(ours[0]) is StandingEmbedding
+    assert type(ours[1]) is StandingLinear
+    flat = FlatParameters(ours)
+    ids = torch.tensor([[1, 2, 2], [3, 0, 10]])
+    for _ in range(2):
+        for model in (ours, plain):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                model(ids).float().pow(2).sum().backward()
+    expected = torch.cat([p.grad.reshape(-1) for p in plain.parameters()])
+    tolerance = 1e-5 if precision == "fp32" else 2e-2
+    torch.testing.assert_close(flat.parameter.grad, expected, rtol=tolerance, atol=tolerance)
+    flat.zero_grad()
+    assert all(not p.grad.any() for p in ours.parameters())
+
+
+def test_layers_without_a_standing_buffer_train_as_usual() -> None:
+    ours, plain = layers()
+    use_standing_gradients(ours)
+    ids = torch.tensor([1, 2])
+    for model in (ours, plain):
+        model(ids).sum().backward()
+    for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
