@@ -12,7 +12,7 @@ import numpy as np
 from nmg.statistics import Comparison, compare
 
 RANDOM = "random"
-"""The masking that all others are compared with."""
+"""The masking that all others are compared with, unless another is named."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Row:
         name: as the user knows it.
         means: of every metric over the pairs.
         deviations: standard deviation of every metric over the pairs; nan for a single pair.
-        versus: paired difference of the headline metric to random; ``None`` for random itself.
+        versus: paired difference of the headline metric to the reference; ``None`` for itself.
     """
 
     name: str
@@ -43,6 +43,7 @@ class ComparisonTable:
         pairs: how many, and of what: ``(5, "seeds")``.
         rows: one per masking, in the order given.
         scores: masking -> one dict of metrics per pair.
+        reference: the masking that all others are compared with.
     """
 
     headline: str
@@ -51,6 +52,7 @@ class ComparisonTable:
     pairs: tuple[int, str]
     rows: tuple[Row, ...]
     scores: Mapping[str, Sequence[Mapping[str, float]]] = field(repr=False)
+    reference: str = RANDOM
 
 
 def tabulate(
@@ -59,28 +61,30 @@ def tabulate(
     headline: str,
     higher_is_better: bool,
     unit: str = "seeds",
+    reference: str = RANDOM,
 ) -> ComparisonTable:
-    """Compare every masking with ``random`` on the headline metric.
+    """Compare every masking with the reference on the headline metric.
 
     Args:
         scores: masking -> one dict of metrics per pair; pairs share their index.
         headline: a metric of all of them.
         higher_is_better: its direction.
         unit: what a pair is.
+        reference: the masking that all others are compared with.
 
     Raises:
-        ValueError: if random is missing or the maskings have different numbers of pairs.
+        ValueError: if the reference is missing or the maskings have different numbers of pairs.
     """
-    if RANDOM not in scores:
-        raise ValueError("A comparison needs scores of `random` masking to compare with.")
-    reference = [pair[headline] for pair in scores[RANDOM]]
+    if reference not in scores:
+        raise ValueError(f"A comparison needs scores of `{reference}` masking to compare with.")
+    against = [pair[headline] for pair in scores[reference]]
     rows = []
     for name, pairs in scores.items():
         values = [pair[headline] for pair in pairs]
         versus = (
             None
-            if name == RANDOM
-            else compare(values, reference, higher_is_better=higher_is_better)
+            if name == reference
+            else compare(values, against, higher_is_better=higher_is_better)
         )
         columns = {metric: np.array([pair[metric] for pair in pairs]) for metric in pairs[0]}
         rows.append(
@@ -94,16 +98,23 @@ def tabulate(
                 versus,
             )
         )
-    others = [metric for metric in scores[RANDOM][0] if metric != headline]
+    others = [metric for metric in scores[reference][0] if metric != headline]
     return ComparisonTable(
-        headline, (headline, *others), higher_is_better, (len(reference), unit), tuple(rows), scores
+        headline=headline,
+        metrics=(headline, *others),
+        higher_is_better=higher_is_better,
+        pairs=(len(against), unit),
+        rows=tuple(rows),
+        scores=scores,
+        reference=reference,
     )
 
 
 def cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table as text, for the terminal and the report alike."""
     labels = [metric_label(table, metric) for metric in table.metrics]
-    header = ["masking", labels[0], f"{table.headline} - random [95%]", "verdict", *labels[1:]]
+    difference = f"{table.headline} - {table.reference} [95%]"
+    header = ["masking", labels[0], difference, "verdict", *labels[1:]]
     return header, [_row_cells(table, row) for row in table.rows]
 
 
@@ -175,7 +186,7 @@ def as_json(table: ComparisonTable) -> dict[str, Any]:
                     "masking": row.name,
                     "means": dict(row.means),
                     "deviations": dict(row.deviations),
-                    "versus_random": versus,
+                    f"versus_{table.reference}": versus,
                     "scores": [dict(pair) for pair in table.scores[row.name]],
                 }
             )

@@ -68,10 +68,13 @@ def leaves(cls: type) -> dict[str, Leaf]:
 
 @cache
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line."""
+    """The docstring under each field of a dataclass and its bases, on one line."""
+    docs: dict[str, str] = {}
+    for base in cls.__bases__:
+        if dataclasses.is_dataclass(base):
+            docs |= field_docs(base)
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
-    docs = {}
     for before, after in zip(body.body, body.body[1:], strict=False):
         if (
             isinstance(before, ast.AnnAssign)
@@ -112,7 +115,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 
 def _flag(leaf: Leaf) -> dict[str, Any]:
-    shown = " ".join(leaf.default) if isinstance(leaf.default, tuple) else leaf.default
+    shown = " ".join(map(str, leaf.default)) if isinstance(leaf.default, tuple) else leaf.default
     text = f"{leaf.doc} (default: {shown})".replace("%", "%%").strip()
     if leaf.type is bool:
         return {"action": argparse.BooleanOptionalAction, "help": text}

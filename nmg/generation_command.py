@@ -1,0 +1,158 @@
+"""``nmg generation``: does pre-training on fragments help generation? One paired table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nmg.generation import NONE, GenerationConfig
+from nmg.options import (
+    add_flags,
+    build,
+    flatten,
+    given_flags,
+    read_settings,
+    write_settings,
+)
+
+if TYPE_CHECKING:
+    from nmg.comparison import ComparisonTable
+
+EXAMPLES = """examples:
+  nmg new-lm --architecture bart --dataset multi30k --output models/multi30k
+  nmg generation --dataset multi30k --model models/multi30k --objective mass scattered \\
+                 --k 0 0.25 0.5 0.75 1 --pairs 1000 --seeds 3
+  nmg generation --dataset multi30k --model models/multi30k --objective amt --pairs 0
+  nmg generation --dataset scitldr --model facebook/bart-base --pretrain-lr 3e-5 --finetune-lr 3e-5
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``generation`` on the command line."""
+    parser = subparsers.add_parser(
+        "generation",
+        help="compare pre-training for generation",
+        description="Pre-train a sequence-to-sequence model on the texts of a data set (MASS: "
+        "fragments; or scattered tokens), fine-tune it on few of the pairs, and score what it "
+        "writes for the test split; every arm over the same seeds, beside no pre-training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
+    parser.add_argument("--name", help="of the results (default: the time)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder; the same command there goes on"
+    )
+    add_flags(parser, GenerationConfig, sources=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Resolve the settings, then compare."""
+    from nmg.generation import output_folder
+
+    from_file = read_settings(args.config) if args.config else {}
+    config = build(GenerationConfig, {**from_file, **given_flags(GenerationConfig, args)})
+    if not config.data.model:
+        raise ValueError(
+            "Give --model: a folder (make one with nmg new-lm) or a hub id such as t5-small."
+        )
+    folder = args.output or output_folder(config, args.name)
+    check_folder(folder, config)
+    compare_objectives(config, folder)
+    return 0
+
+
+def check_folder(folder: Path, config: GenerationConfig) -> None:
+    """See to it that the folder is free or holds the same experiment.
+
+    Raises:
+        ValueError: if it holds another one.
+    """
+    path = folder / "resolved.yaml"
+    if not path.is_file():
+        return
+    # More seeds, arms and fractions may be added: what has been scored stays what it was.
+    free = ("seeds", "objective", "k", "placement", "device", "data_dir")
+    before, now = read_settings(path), flatten(config)
+    changed = [name for name in now if name not in free and before.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} already holds results with another {', '.join(changed)}; give another "
+            "--name or --output."
+        )
+
+
+def compare_objectives(config: GenerationConfig, folder: Path) -> ComparisonTable:
+    """Score every arm with every seed, print the table and write the results."""
+    from envs.adaptation.executor import SerialExecutor
+    from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
+    from envs.generation_building import build_generation_task
+    from envs.models.loading import load_seq2seq
+    from nmg.callbacks import EpisodeBar
+    from nmg.checkpoint import write_text
+    from nmg.comparison import as_json, as_text, tabulate
+    from nmg.executors import CachedExecutor
+    from nmg.forecast import duration
+    from nmg.generation import adversarial_objective, arm_job, arms, gather
+    from nmg.training import prepare_process
+
+    prepare_process()
+    data, comparison = config.data, config.comparison
+    languages = (data.languages[0], data.languages[1]) if data.languages else None
+    model = load_seq2seq(
+        data.model, device=data.device, precision=data.precision, languages=languages
+    )
+    task = build_generation_task(
+        data.dataset,
+        model,
+        metric=data.metric,
+        max_source_length=data.max_source_length,
+        max_target_length=data.max_target_length,
+        prefix=data.prefix,
+    )
+    material, rows = gather(config, model, task), arms(comparison)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, config)
+    print(f"{material.about}; {len(rows)} arms x {comparison.seeds} seeds", flush=True)
+    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+    bar = EpisodeBar(len(rows) * len(seeds), "score job")
+    settings = GenerationSettings(comparison.beams, comparison.smoothing)
+    scores: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in rows}
+    cost: dict[str, dict[str, int]] = {}
+    started = time.perf_counter()
+    executors: dict[bool, CachedExecutor] = {}
+    try:
+        for seed in seeds:
+            for arm in rows:
+                adversarial = arm.objective == "amt"
+                if adversarial not in executors:
+                    objective = adversarial_objective(config) if adversarial else None
+                    scorer = GenerationScorer(
+                        model, task, bar, settings=settings, objective=objective
+                    )
+                    cache = folder / "scores" / ("amt" if adversarial else "plain")
+                    executors[adversarial] = CachedExecutor(
+                        SerialExecutor(scorer), cache, bar.job_done
+                    )
+                score = executors[adversarial].submit(arm_job(config, material, arm, seed)).result()
+                scores[arm.name].append(dict(score.metrics))
+                cost[arm.name] = dict(score.cost)
+    finally:
+        bar.close()
+    table = tabulate(
+        scores,
+        headline=task.headline,
+        higher_is_better=task.higher_is_better[task.headline],
+        reference=NONE,
+    )
+    results = {**as_json(table), "seeds": list(seeds), "cost": cost}
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    text = as_text(table)
+    write_text(folder / "table.txt", f"{material.about}\n\n{text}\n")
+    print(f"\n{text}\n\nTook {duration(time.perf_counter() - started)}. Results: {folder}")
+    return table
