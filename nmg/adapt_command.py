@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.adaptation.adapting import AdaptingSettings
+from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.new_lm_command import training_texts
 from nmg.options import ConfigError, add_flags, build, differences, given_flags
 
@@ -27,8 +28,6 @@ EXAMPLES = """examples:
   nmg adapt --model minilm --corpus domain.txt --strategy adversarial --output models/domain
 """
 ADVERSARIAL = "adversarial"
-FOLDER = "masking"
-"""Where a masking module that learned on the way is saved, within the model's folder."""
 RECORD = "adapt.json"
 WINDOWS = 10
 """Stretches of the training for which the masks' preferences are told apart."""
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     lm.save(args.output)
     if isinstance(policy, AdversarialMasking):
-        policy.save(args.output / FOLDER)
+        policy.save(args.output / MASKING)
     record = {
         "masking": str(args.policy or args.strategy),
         "settings": differences(config),
@@ -186,15 +185,10 @@ def _policy(
 
 
 def _saved_policy(folder: Path, data: ModelConfig) -> Any:
-    from agents.adversarial import ABOUT, AdversarialMasking
     from envs.models.loading import load_language_model
     from envs.models.states import TokenStates
-    from nmg.checkpoint import chosen_checkpoint
     from nmg.maskings import load_policy
 
-    for place in (folder, folder / FOLDER):
-        if (place / ABOUT).is_file():
-            return AdversarialMasking.load(place, device=data.device)
     # A policy reads the states of the model as it was: the one in training changes under it.
     twin = load_language_model(data.model, device=data.device, precision=data.precision)
     return load_policy(chosen_checkpoint(folder), TokenStates(twin), len(twin.tokenizer))

@@ -13,6 +13,12 @@ from torch import Tensor
 
 from envs.adaptation.jobs import BASE
 
+AGENT, ADVERSARY = "agent.json", "adversary.json"
+"""By these files a folder is known to hold a learned policy: an actor-critic, or a masking module
+that learned against the language model."""
+MASKING = "masking"
+"""Where ``nmg adapt`` leaves such a module, within the folder of the language model."""
+
 
 class FolderWeights(dict[str, Tensor]):
     """Language-model weights by content key, in a folder that workers and later runs share.
@@ -101,14 +107,16 @@ def chosen_checkpoint(run: Path, start: int = 0) -> Path:
     """The checkpoint to use: best on the validation deals, which are training data.
 
     Args:
-        run: a run folder, or a checkpoint folder, which is then taken as it is.
+        run: a run folder; or the folder of a policy, or of a model that was adapted by one, which
+            is then taken as it is.
         start: first episode that may be used.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    if (run / "agent.json").is_file():
-        return run
+    for place in (run, run / MASKING):
+        if any((place / name).is_file() for name in (AGENT, ADVERSARY)):
+            return place
     if not run.is_dir():
         raise FileNotFoundError(f"There is no policy in {run}: the folder does not exist.")
     found = [path for path in checkpoints(run) if int(path.name) >= max(1, start)]

@@ -14,7 +14,7 @@ from agents.strategies.shuffled import ShuffledPolicy
 from envs.models.states import TokenStates
 from envs.text.corpus import Context
 from envs.world import World
-from nmg.checkpoint import checkpoints
+from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint
 from nmg.evaluation import Greedy, Masking
 
 MEASURED = 2_000
@@ -34,10 +34,12 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
         ValueError: if it reads other language-model states than these.
     """
     from agents.actor_critic import MaskingActorCritic
+    from agents.adversarial import AdversarialMasking
 
-    path = checkpoint / "agent.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no policy in {checkpoint}: no agent.json.")
+    found = [path for name in (AGENT, ADVERSARY) if (path := checkpoint / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"There is no policy in {checkpoint}: no {AGENT}.")
+    path = found[0]
     made_for = json.loads(path.read_text(encoding="utf-8"))["vocab_size"]
     if made_for != vocab_size:
         raise VocabularyError(
@@ -45,6 +47,8 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
             f"language model {states.language_model.name!r} has {vocab_size}; give the model that "
             "it was trained with by --model."
         )
+    if path.name == ADVERSARY:
+        return AdversarialMasking.load(checkpoint)
     return MaskingActorCritic.load(checkpoint, token_features=states, device="cpu").policy
 
 
@@ -53,6 +57,10 @@ def untrained_policy(run: Path, states: TokenStates, vocab_size: int) -> Any:
 
     It masks by drawing: its scores are all alike, so its "best" tokens would be the leftmost.
     """
+    if (chosen_checkpoint(run) / ADVERSARY).is_file():
+        from agents.adversarial import AdversarialMasking
+
+        return AdversarialMasking(vocab_size)
     folder = run.parent.parent if run.parent.name == "checkpoints" else run
     first = [path for path in checkpoints(folder) if int(path.name) == 0]
     if not first:

@@ -13,8 +13,11 @@ from agents.strategies import make_strategy
 from envs.adaptation.adapting import AdaptingSettings, adapt
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model, load_seq2seq
+from envs.models.states import TokenStates
+from envs.spaces import pad_contexts
 from envs.text.corpus import build_corpus
 from nmg.cli import main
+from nmg.maskings import VocabularyError, controls, load_policy
 from tests.conftest import SENTENCES
 
 SETTINGS = AdaptingSettings(epochs=2, batch=3, lr=1e-3, budget=0.3)
@@ -135,6 +138,10 @@ def test_adapt_saves_a_model_that_goes_on(folder, tmp_path, capsys, strategy):
         arguments = ["adapt", "--model", str(out), "--policy", str(out), "--output", str(again)]
         assert main(arguments + common) == 0, capsys.readouterr().err
         assert (again / "masking" / "adversary.json").is_file()
+        assert (
+            main(["mask", "--model", str(out), "--policy", str(out), "--text", SENTENCES[0]]) == 0
+        )
+        assert "[" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -154,3 +161,23 @@ def test_errors_are_one_sentence(folder, tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_adversary_has_an_untrained_control(folder, tmp_path):
+    lm = load_language_model(str(folder("bert")))
+    adversary = AdversarialMasking(len(lm.tokenizer))
+    adversary.save(tmp_path / "policy")
+    states = TokenStates(lm)
+    loaded = load_policy(tmp_path / "policy", states, len(lm.tokenizer))
+    assert isinstance(loaded, AdversarialMasking)
+    observation = pad_contexts(
+        build_corpus(SENTENCES, lm.tokenizer, 40).contexts,
+        np.arange(len(SENTENCES)),
+        length=42,
+        pad_id=0,
+        budget=0.2,
+    )
+    found = controls("x", tmp_path / "policy", loaded, states, len(lm.tokenizer), observation)
+    assert set(found) == {"x: untrained", "x: shuffled"}
+    with pytest.raises(VocabularyError, match="vocabulary of"):
+        load_policy(tmp_path / "policy", states, 7)
