@@ -113,3 +113,14 @@ def test_workers_give_the_scores_of_this_process(arguments, tmp_path):
     workers = ["--workers", "2", "--episodes", "1", "--output", str(there)]
     assert main([*arguments, *workers]) == 0
     assert metrics(here) == metrics(there)
+
+
+@pytest.mark.slow
+def test_on_the_testbed_the_policy_finds_what_is_worth_masking(tmp_path):
+    run = tmp_path / "run"
+    arguments = ["train", "--final-episodes", "8", "--rivals", "none", "--no-tensorboard"]
+    assert main([*arguments, "--workers", "1", "--output", str(run)]) == 0
+    rows = {row["masking"]: row for row in json.loads((run / "results.json").read_text())["rows"]}
+    for name in ("policy", "best mask"):
+        assert rows[name]["versus_random"]["verdict"] == "better"
+    assert rows["policy"]["means"]["informative"] > 2 * rows["random"]["means"]["informative"]
