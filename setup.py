@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["nmg", "nmg.*", "envs", "envs.*", "agents", "agents.*"]),
     package_data={
-        "nmg": ["py.typed", "report/*.html"],
+        "nmg": ["py.typed", "report/*.html", "configs/*.yaml"],
         "envs": ["py.typed"],
         "agents": ["py.typed"],
     },

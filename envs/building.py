@@ -146,9 +146,10 @@ def make_testbed_env(testbed: dict[str, Any] | None = None, **options: Any) -> M
 
     Args:
         testbed: arguments of ``envs.testbed.build_testbed``.
-        **options: those of ``MaskingEnv``.
+        **options: those of ``MaskingEnv``; budget and settings are the testbed's if not given.
     """
     from envs.testbed import build_testbed
 
-    world, executor, settings = build_testbed(**(testbed or {}))
-    return MaskingEnv(world, executor, **{"settings": settings, **options})
+    bed = build_testbed(**(testbed or {}))
+    own = {"settings": bed.settings, "budget": bed.budget}
+    return MaskingEnv(bed.world, bed.executor, **{**own, **options})
