@@ -45,5 +45,5 @@ setup(
         "tensorboard>=2.18",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["nmg = nmg.cli:main"]},
+    entry_points={"console_scripts": ["nmg = nmg.cli:run"]},
 )

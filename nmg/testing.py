@@ -135,11 +135,12 @@ def compare_maskings(
 
     prepare_process()
     arena = build_arena(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_settings(folder, config)
     comparison = config.comparison
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
     maskings, used = gather_maskings(config, arena, policies, strategies, start)
+    # Only now: a comparison that could not begin leaves no folder behind.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, config)
     print(arena.about)
     deals = [arena.deal(seed) for seed in seeds]
     bar = EpisodeBar(len(maskings) * len(deals), "score job")

@@ -244,8 +244,8 @@ def test_registered_question_environment_by_name(tmp_path, model_folder):
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("task", "name", "stratum"),
-    [("qa", "squadshifts-new_wiki", 7), ("classification", "chemprot", 7)],
+    ("task", "name"),
+    [("qa", "squadshifts-new_wiki"), ("classification", "chemprot")],
 )
 def test_worlds_of_real_data(tiny_tokenizer, tiny_masked_lm, task, name):
     if "NMG_DATA" not in os.environ:

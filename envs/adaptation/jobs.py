@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from torch import Tensor, nn
 
 from envs.text.corpus import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BASE = "base"
 """Name of the language model's own weights, before any further pre-training."""
@@ -97,17 +99,25 @@ class AdaptationSettings:
     """How a masked set of contexts becomes a score."""
 
     pretrain_epochs: int = 3
+    """Passes over the masked contexts."""
     pretrain_batch: int = 8
+    """Contexts of one step of further pre-training."""
     pretrain_lr: float = 2e-5
+    """Learning rate of further pre-training; falls linearly to zero."""
     corruption: Literal["bert", "mask"] = "bert"
     """``bert``: 80% [MASK], 10% random token, 10% unchanged; ``mask``: always [MASK]."""
     finetune_epochs: int = 1
+    """Passes over the labelled examples."""
     finetune_batch: int = 8
+    """Features of one step of fine-tuning."""
     finetune_lr: float = 3e-5
+    """Learning rate of fine-tuning; falls linearly to zero."""
     finetune_seeds: int = 1
     """Fine-tuning runs averaged into one score."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     clip: float = 1.0
+    """Gradients are scaled down to this norm."""
     eval_tokens: int = 8192
     """Tokens of one evaluation batch."""
 
