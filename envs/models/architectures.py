@@ -177,8 +177,9 @@ _TABLE = (
         "Nyströmformer",
         "nystromformer",
         "unigram",
-        {**_ENCODER, "num_landmarks": 8, "segment_means_seq_len": 8},
-        trap="as many landmarks as segments, or inputs padded to the segments' length",
+        _ENCODER,
+        trap="as many landmarks as segments, which is exact attention: with fewer, the library "
+        "can take no attention mask",
     ),
     Architecture("Pegasus", "pegasus", "unigram", _ENCODER_DECODER),
     Architecture(
@@ -194,6 +195,8 @@ _TABLE = (
             "num_self_attends_per_block": Of.LAYERS,
             "num_self_attention_heads": Of.HEADS,
             "num_cross_attention_heads": Of.HEADS,
+            # At the usual 0.02 nothing of the input reaches the output of so small a model.
+            "initializer_range": 0.2,
             "max_position_embeddings": Of.POSITIONS,
         },
         trap="inputs padded to its one length; the decoder's output stands for token states",
@@ -279,7 +282,10 @@ _TABLE = (
 
 ARCHITECTURES: Mapping[str, Architecture] = {row.model_type: row for row in _TABLE}
 
-LOADING: Mapping[str, Mapping[str, Any]] = {"big_bird": {"attention_type": "original_full"}}
+LOADING: Mapping[str, Mapping[str, Any]] = {
+    "big_bird": {"attention_type": "original_full"},
+    "nystromformer": {"num_landmarks": 64, "segment_means_seq_len": 64},
+}
 """Settings that a configuration gets whenever a model is made or loaded."""
 
 TOKEN_STATES: Mapping[str, str] = {"perceiver": "logits"}
@@ -303,13 +309,7 @@ def _reformer_length(config: Any, longest: int) -> int:
     return -(-longest // chunk) * chunk
 
 
-def _nystromformer_length(config: Any, longest: int) -> int:
-    segments = int(config.segment_means_seq_len)
-    return longest if segments == config.num_landmarks else segments
-
-
 _PADDING: Mapping[str, Callable[[Any, int], int]] = {
-    "nystromformer": _nystromformer_length,
     "perceiver": lambda config, longest: config.max_position_embeddings,
     "reformer": _reformer_length,
 }
@@ -319,6 +319,12 @@ def padded_length(config: PreTrainedConfig, longest: int) -> int:
     """To how many tokens a batch has to be padded whose longest sequence has ``longest``."""
     rule = _PADDING.get(config.model_type)
     return longest if rule is None else rule(config, longest)
+
+
+def fixed_length(config: PreTrainedConfig) -> int | None:
+    """The one length of input that a model takes, if there is but one."""
+    short, long = padded_length(config, 1), padded_length(config, 10**9)
+    return short if short == long else None
 
 
 def has_head(model_type: str, head: Head) -> bool:

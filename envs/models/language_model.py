@@ -22,7 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.models.architectures import TOKEN_STATES, padded_length, token_embedding
+from envs.models.architectures import (
+    TOKEN_STATES,
+    fixed_length,
+    padded_length,
+    token_embedding,
+)
 from envs.models.attention import (
     PACKED,
     PackedLayout,
@@ -94,7 +99,8 @@ class LanguageModel:
     def max_length(self) -> int:
         """Longest input, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
-        return min(int(positions) - self._position_offset, int(self.tokenizer.model_max_length))
+        one = fixed_length(self.model.config) or 10**6
+        return min(int(positions) - self._position_offset, one, self.tokenizer.model_max_length)
 
     @property
     def fingerprint(self) -> str:
