@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 EXAMPLES = """examples:
-  nmg testbed                     a few documents, their informative words in colour
-  nmg testbed --seeds 10          and what none, random, idf and the best mask score
+  nmg testbed                              a few documents, their informative words in colour
+  nmg testbed --seeds 10                   what none, random, idf, worst and best mask score, and
+                                           the response to the share of informative tokens
+  nmg testbed --seeds 10 --setting matched --output testbed/
+                                           the same where no fixed rule helps, drawn as a plot
 """
+RANDOM, AGAIN = "random", "random again"
+SHARES = tuple(step / 6 for step in range(7))
+Scores = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,33 +32,69 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--dataset", default="testbed", help="setting: easy, standard, hard, ...")
+    parser.add_argument(
+        "--setting",
+        "--dataset",
+        default="standard",
+        metavar="NAME",
+        help="easy, standard, matched (hard) or small (default: standard)",
+    )
+    parser.add_argument(
+        "--family", default="train", help="train, or test: other new words (default: train)"
+    )
     parser.add_argument("--documents", type=int, default=4, help="to show (default: 4)")
     parser.add_argument("--seeds", type=int, default=0, help="domains to score in (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the domain shown (default: 0)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for response.png and response.svg (extra: plots)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the documents, then the scores."""
-    from nmg.assembly import generated_stage
+    """Show the documents, then the scores and the curve."""
+    _check(args)
+    from envs.testbed import build_testbed
+    from nmg.assembly import setting_name
     from nmg.evaluation import seed_of
     from nmg.training import prepare_process
 
     prepare_process()
-    stage = generated_stage(args.dataset)
-    deal = stage.world.deal(seed_of(args.seed, "shown", 0))
+    bed = build_testbed(setting_name(args.setting), family=args.family)
+    deal = bed.world.deal(seed_of(args.seed, "shown", 0))
     print(
         f"An episode: {len(deal.contexts)} documents to mask, {len(deal.train)} labelled ones to "
         f"fine-tune on, {len(deal.score)} to score on.\n"
     )
-    for context, best in list(zip(deal.contexts, deal.informative or (), strict=True))[
-        : args.documents
-    ]:
-        print("  " + _shown(context, best, stage.world.tokenizer))
-    if args.seeds:
-        print("\n" + _scores(stage, args.seeds, args.seed))
+    shown = list(zip(deal.contexts, deal.informative or (), strict=True))[: args.documents]
+    for context, best in shown:
+        print("  " + _shown(context, best, bed.world.tokenizer))
+    if not args.seeds:
+        return 0
+    started = time.process_time()
+    scores = _scores(bed, args.seeds, args.seed)
+    jobs = len(scores) * args.seeds
+    print("\n" + _table(scores))
+    print("\n" + _noise(scores))
+    print("\n" + _curve_text(scores))
+    print(f"\n{(time.process_time() - started) / jobs:.2f} s a score on one core.")
+    if args.output is not None:
+        for path in draw(scores, args.setting, args.output):
+            print(f"Drawn: {path}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.seeds < 0 or args.documents < 0:
+        raise ValueError("--seeds and --documents count domains and documents; give 0 or more.")
+    if args.output is None:
+        return
+    if args.seeds < 2:
+        raise ValueError("--output draws scores with their intervals; give --seeds 2 or more.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError("--output needs matplotlib: pip install 'nmg[plots]'.") from error
 
 
 def _shown(context: Any, best: Any, tokenizer: Any) -> str:
@@ -65,32 +110,109 @@ def _shown(context: Any, best: Any, tokenizer: Any) -> str:
     return painted(" ".join(words), spans, use_colour(sys.stdout))
 
 
-def _scores(stage: Any, seeds: int, seed: int) -> str:
-    from envs.adaptation.executor import SerialExecutor
+def _scores(bed: Any, seeds: int, seed: int) -> dict[str, list[dict[str, float]]]:
     from envs.references import UniformRandom
-    from envs.testbed import best_mask, worst_mask
-    from nmg.comparison import as_text, tabulate
-    from nmg.config import resolve_training
+    from envs.testbed import KnownMask, best_mask, worst_mask
     from nmg.evaluation import evaluate, seed_of
     from nmg.maskings import strategy
 
-    config = resolve_training({"task": "testbed"})
-    deals = [stage.world.deal(seed_of(seed, "shown", n)) for n in range(seeds)]
+    deals = [bed.world.deal(seed_of(seed, "shown", number)) for number in range(seeds)]
     contexts = [context for deal in deals for context in deal.contexts]
     maskings = {
         "none": None,
-        "random": UniformRandom(),
-        "idf": strategy("idf", stage.world, contexts),
-        "best mask": best_mask(stage.world),
-        "worst mask": worst_mask(stage.world),
+        RANDOM: UniformRandom(),
+        AGAIN: UniformRandom(),
+        "idf": strategy("idf", bed.world, contexts),
+        "worst mask": worst_mask(bed.world),
+        "best mask": best_mask(bed.world),
+        **{_share_name(share): KnownMask(bed.world, share) for share in SHARES[1:-1]},
     }
-    scores = evaluate(
-        stage.world,
+    return evaluate(
+        bed.world,
         deals,
         maskings,
-        SerialExecutor(stage.scorer),
-        budget=config.episode.budget,
-        settings=config.adaptation,
+        bed.executor,
+        budget=bed.budget,
+        settings=bed.settings,
         run=seed,
     )
-    return as_text(tabulate(scores, headline="nll", higher_is_better=False, unit="domains"))
+
+
+def _share_name(share: float) -> str:
+    return {0.0: "worst mask", 1.0: "best mask"}.get(share, f"share {share:.2f}")
+
+
+def _table(scores: Scores) -> str:
+    from nmg.comparison import as_text, tabulate
+
+    fixed = {name: values for name, values in scores.items() if not name.startswith("share")}
+    return as_text(tabulate(fixed, headline="nll", higher_is_better=False, unit="domains"))
+
+
+def _noise(scores: Scores) -> str:
+    """How much larger the effect of the best mask is than what two random masks differ by."""
+    import numpy as np
+
+    lines = []
+    for metric, sign in (("nll", -1), ("accuracy", 1)):
+        first, second, best = (
+            np.array([score[metric] for score in scores[name]])
+            for name in (RANDOM, AGAIN, "best mask")
+        )
+        effect = sign * (best - (first + second) / 2).mean()
+        noise = float(np.sqrt(np.mean((first - second) ** 2)))
+        ratio = effect / noise if noise else float("inf")
+        lines.append(
+            f"{metric}: best against random {effect:.3f}, two random masks differ by {noise:.3f} "
+            f"(sd): {ratio:.1f} times."
+        )
+    return "\n".join(lines)
+
+
+def response(scores: Scores, metric: str) -> list[tuple[float, float, float, float]]:
+    """The curve: share of informative tokens, mean difference to random, its 95% interval."""
+    import numpy as np
+
+    from nmg.evaluation import INFORMATIVE
+    from nmg.statistics import t_interval
+
+    points = []
+    against = np.array([score[metric] for score in scores[RANDOM]])
+    for share in SHARES:
+        given = scores[_share_name(share)]
+        difference = np.array([score[metric] for score in given]) - against
+        held = float(np.mean([score[INFORMATIVE] for score in given]))
+        points.append((held, float(difference.mean()), *t_interval(difference)))
+    return points
+
+
+def _curve_text(scores: Scores) -> str:
+    lines = ["share of informative tokens, and the paired difference to random with 95% interval:"]
+    for nll, accuracy in zip(response(scores, "nll"), response(scores, "accuracy"), strict=True):
+        lines.append(
+            f"  {nll[0]:.2f}   nll {nll[1]:+.3f} [{nll[2]:+.3f}, {nll[3]:+.3f}]   "
+            f"accuracy {accuracy[1]:+.1f} [{accuracy[2]:+.1f}, {accuracy[3]:+.1f}]"
+        )
+    return "\n".join(lines)
+
+
+def draw(scores: Scores, setting: str, folder: Path) -> list[Path]:
+    """Draw the response curves of likelihood and accuracy; gives the files written."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (metric, unit) in zip(
+        figure.subplots(1, 2), (("nll", "nats"), ("accuracy", "points")), strict=True
+    ):
+        share, mean, low, high = zip(*response(scores, metric), strict=True)
+        axes.fill_between(share, low, high, alpha=0.2, linewidth=0)
+        axes.plot(share, mean, marker="o")
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set_xlabel("share of informative tokens among the masked ones")
+        axes.set_ylabel(f"{metric}, difference to random ({unit})")
+    figure.suptitle(f"testbed, {setting}: {len(scores[RANDOM])} domains, 95% interval")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"response.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        figure.savefig(path, dpi=150)
+    return paths

@@ -7,7 +7,6 @@ masked known one teaches the new ones in sight. Masking words of no topic teache
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +45,6 @@ __all__ = [
 class Testbed:
     """A world and what is needed to score masks in it.
 
-    Unpacks as ``world, executor, settings``, which is all that an environment needs.
-
     Attributes:
         world: deals domains.
         language_model: trained on the world's known words.
@@ -71,9 +68,6 @@ class Testbed:
         from envs.adaptation.scorer import Scorer
 
         return SerialExecutor(Scorer(self.language_model, self.task))
-
-    def __iter__(self) -> Iterator[object]:
-        return iter((self.world, self.executor, self.settings))
 
 
 def build_testbed(

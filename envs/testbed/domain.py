@@ -8,7 +8,7 @@ keywords occur in every deal, twins of new ones come and go as these do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ class Vocabulary:
             np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)
         )
         self.known_TK = known.reshape(settings.topics, -1)
-        rank = np.arange(1, settings.filler + 1)
+        rank = np.arange(1, settings.filler + 1) + settings.zipf_shift
         self._zipf = (1 / rank) / (1 / rank).sum()
 
     @property
@@ -106,38 +106,44 @@ def _pseudo_words(count: int) -> list[str]:
 
 
 def evenly(rng: np.random.Generator, words: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the words in random order, each as often as the others, give or take one."""
-    rounds = -(-count // len(words))
-    drawn = np.concatenate([rng.permutation(words) for _ in range(rounds)])[:count]
-    return rng.permutation(drawn)
+    """``count`` of the words, each as often as the others, give or take one.
+
+    One shuffle of all words follows another: a short stretch of them hardly repeats a word.
+    """
+    rounds = max(1, -(-count // len(words)))
+    return np.concatenate([rng.permutation(words) for _ in range(rounds)])[:count]
 
 
 def fill_in(
     rng: np.random.Generator,
-    others_BL: np.ndarray,
     topics_B: np.ndarray,
+    length: int,
     keywords: Sequence[tuple[np.ndarray, int]],
+    others: Callable[[int], np.ndarray],
 ) -> np.ndarray:
-    """Put keywords of the documents' topics at random places.
+    """Documents with keywords of their topics at random places, and other words at the rest.
 
     Args:
-        others_BL: documents of words without a topic.
         topics_B: topic of each document.
+        length: words of a document.
         keywords: words by topic (topics, n), and how many of them each document gets.
+        others: draws that many words of no topic.
 
     Returns:
-        The documents, int (B, L). Every keyword of a topic is used equally often.
+        The documents, int (B, L). Every keyword of a topic is used equally often, and so are the
+        other words if they are drawn so.
     """
-    documents_BL = others_BL.copy()
-    places_BK = np.argsort(rng.random(documents_BL.shape), axis=1)
+    used = sum(count for _, count in keywords)
+    ordered_BL = np.empty((len(topics_B), length), dtype=np.int64)
     for topic in np.unique(topics_B):
         rows = np.flatnonzero(topics_B == topic)
         start = 0
         for words_TN, count in keywords:
-            drawn = evenly(rng, words_TN[topic], len(rows) * count).reshape(len(rows), count)
-            documents_BL[rows[:, None], places_BK[rows, start : start + count]] = drawn
+            drawn = evenly(rng, words_TN[topic], len(rows) * count)
+            ordered_BL[rows, start : start + count] = drawn.reshape(len(rows), count)
             start += count
-    return documents_BL
+    ordered_BL[:, used:] = others(len(topics_B) * (length - used)).reshape(len(topics_B), -1)
+    return rng.permuted(ordered_BL, axis=1)
 
 
 def wrapped(documents_BL: np.ndarray) -> np.ndarray:

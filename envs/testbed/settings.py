@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envs.adaptation.jobs import AdaptationSettings
 
@@ -16,8 +16,11 @@ class LanguageSettings:
     """Keywords whose topic the language model knows."""
     new: int = 160
     """Keywords whose topic every deal draws afresh; half of them are kept for the test family."""
-    filler: int = 200
+    filler: int = 400
     """Words of no topic, with Zipf frequencies; 0 makes the setting a matched one."""
+    zipf_shift: int = 10
+    """Filler of rank r is as frequent as 1 / (r + shift), after Mandelbrot: without a shift three
+    words would be a third of all filler."""
     twins: int = 0
     """Distractors for every keyword: words of no topic, as frequent as the keyword."""
     layers: int = 1
@@ -40,9 +43,9 @@ _ADAPTATION = AdaptationSettings(
     pretrain_batch=64,
     pretrain_lr=1e-2,
     corruption="mask",
-    finetune_epochs=4,
+    finetune_epochs=3,
     finetune_batch=40,
-    finetune_lr=4e-3,
+    finetune_lr=6e-3,
     finetune_seeds=4,
 )
 """Few, large steps: the time of a score is the number of steps."""
@@ -60,7 +63,7 @@ class TestbedSettings:
     """Words of a document."""
     known_in_document: int = 5
     new_in_document: int = 3
-    new_in_deal: int = 32
+    new_in_deal: int = 48
     """New keywords of a deal, equally many for each topic."""
     labelled_new: int = 1
     """New keywords of each topic that the labelled documents use; the score documents use the
@@ -69,7 +72,7 @@ class TestbedSettings:
     scored: int = 128
     task_words: int = 8
     """Words of a labelled or score document."""
-    task_keywords: int = 3
+    task_keywords: int = 4
     known_share: float = 0.8
     """Share of known keywords among those of the labelled documents; score documents have none."""
     budget: float = 0.08
@@ -85,9 +88,11 @@ class TestbedSettings:
 _MATCHED = LanguageSettings(filler=0, twins=2)
 
 SETTINGS = {
-    "easy": TestbedSettings(known_in_document=7, new_in_document=5),
+    "easy": TestbedSettings(
+        contexts=96, task_keywords=6, adaptation=replace(_ADAPTATION, pretrain_batch=96)
+    ),
     "standard": TestbedSettings(),
-    "matched": TestbedSettings(language=_MATCHED, new_in_deal=48),
+    "matched": TestbedSettings(language=_MATCHED),
 }
 SETTINGS["hard"] = SETTINGS["matched"]
 SETTINGS["small"] = TestbedSettings(

@@ -17,7 +17,7 @@ from envs.text.examples import TextExample
 from envs.world import Deal
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 FAMILY_KEY = {"train": 0, "test": 1}
 
@@ -58,12 +58,12 @@ class TestbedWorld:
         self.settings = settings
         self.vocabulary = vocabulary
         self.family = family
-        self.tokenizer: PreTrainedTokenizerFast = vocabulary.tokenizer()
+        self.tokenizer: PreTrainedTokenizerBase = vocabulary.tokenizer()
         self.max_length = settings.words + 2
         self.vocab_size = vocabulary.size
         self.informative_V = vocabulary.informative_V
         self.labels = tuple(f"topic {number}" for number in range(vocabulary.settings.topics))
-        self._words = np.asarray(self.tokenizer.convert_ids_to_tokens(range(vocabulary.size)))
+        self._words = np.asarray(self.tokenizer.convert_ids_to_tokens(list(range(vocabulary.size))))
 
     def deal(self, seed: np.random.SeedSequence) -> Deal:
         """A domain. Pure in ``seed`` and the family."""
@@ -78,12 +78,12 @@ class TestbedWorld:
         new_TN = new.reshape(topics, -1)
         twins = self._twins(rng)
         topics_B = self._topics(rng, settings.contexts)
-        others = words.other(rng, settings.contexts * settings.words, twins)
         texts_BL = fill_in(
             rng,
-            others.reshape(settings.contexts, settings.words),
             topics_B,
+            settings.words,
             [(words.known_TK, settings.known_in_document), (new_TN, settings.new_in_document)],
+            lambda count: words.other(rng, count, twins),
         )
         contexts = [self._context(ids, row) for row, ids in enumerate(wrapped(texts_BL))]
         learned = round(settings.known_share * settings.task_keywords * settings.labelled)
@@ -114,10 +114,8 @@ class TestbedWorld:
         self, rng: np.random.Generator, new_TN: np.ndarray, twins: np.ndarray, known: int
     ) -> list[Feature]:
         """Documents of known keywords and of a few new ones."""
-        settings = self.settings
-        topics_B, others_BL = self._task_documents(rng, settings.labelled, twins)
-        documents_BL = fill_in(
-            rng, others_BL, topics_B, [(self.vocabulary.known_TK, settings.task_keywords)]
+        topics_B, documents_BL = self._task_documents(
+            rng, self.settings.labelled, self.vocabulary.known_TK, twins
         )
         rows, columns = np.nonzero(self.informative_V[documents_BL])
         swapped = rng.permutation(len(rows))[known:]
@@ -130,15 +128,23 @@ class TestbedWorld:
         self, rng: np.random.Generator, new_TN: np.ndarray, twins: np.ndarray
     ) -> list[Feature]:
         """Documents of new keywords."""
-        topics_B, others_BL = self._task_documents(rng, self.settings.scored, twins)
-        documents_BL = fill_in(rng, others_BL, topics_B, [(new_TN, self.settings.task_keywords)])
+        topics_B, documents_BL = self._task_documents(rng, self.settings.scored, new_TN, twins)
         return self._features(documents_BL, topics_B)
 
     def _task_documents(
-        self, rng: np.random.Generator, count: int, twins: np.ndarray
+        self, rng: np.random.Generator, count: int, words_TN: np.ndarray, twins: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        others = self.vocabulary.other(rng, count * self.settings.task_words, twins)
-        return self._topics(rng, count), others.reshape(count, self.settings.task_words)
+        """Topics (B,), and documents (B, L) with keywords of them."""
+        settings = self.settings
+        topics_B = self._topics(rng, count)
+        documents_BL = fill_in(
+            rng,
+            topics_B,
+            settings.task_words,
+            [(words_TN, settings.task_keywords)],
+            lambda others: self.vocabulary.other(rng, others, twins),
+        )
+        return topics_B, documents_BL
 
     def _features(self, documents_BL: np.ndarray, topics_B: np.ndarray) -> list[Feature]:
         texts = (" ".join(self._words[ids]) for ids in documents_BL)
