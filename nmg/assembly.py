@@ -19,7 +19,7 @@ from envs.models.runtime import tune_runtime
 from envs.models.states import TokenStates
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import DataConfig, EpisodeConfig
+from nmg.config import DataConfig, EpisodeConfig, setting_name
 from nmg.executors import CachedExecutor, ProcessExecutor
 
 
@@ -89,11 +89,6 @@ def generated_stage(dataset: str, family: Literal["train", "test"] = "train") ->
     twin = build_testbed(setting, family=family)
     scorer = Scorer(testbed.language_model, testbed.task)
     return Stage(world, testbed.task, scorer, TokenStates(twin.language_model))
-
-
-def setting_name(dataset: str) -> str:
-    """The testbed's name of a data set."""
-    return "standard" if dataset == "testbed" else dataset
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ laptop; the paper's values are presets (``configs/squad-bert.yaml`` and the file
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from agents.settings import AgentSettings
@@ -191,7 +191,7 @@ def resolve_training(
     given = dict(from_file or {}) | dict(flags)
     named = preset_settings(preset, given.get("task"))
     named.pop("test", None)
-    return build(TrainingConfig, named | given)
+    return build(TrainingConfig, testbed_settings(named | given) | named | given)
 
 
 def resolve_testing(
@@ -211,6 +211,7 @@ def resolve_testing(
     given = dict(from_file or {}) | dict(flags)
     named = preset_settings(preset, given.get("task", (trained or {}).get("task")))
     own = named.pop("test", {})
+    named = testbed_settings(named | given) | named
     shared = {
         leaf.name
         for leaf in leaves(TestingConfig).values()
@@ -236,6 +237,21 @@ def preset_settings(name: str | None, task: str | None) -> dict[str, Any]:
             f"there is for {', '.join(by_task)}."
         )
     return read_preset(by_task[task])
+
+
+def testbed_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What the chosen setting of the testbed says of budget and adaptation; nothing for text."""
+    if chosen.get("task", DataConfig.task) != "testbed":
+        return {}
+    from envs.testbed.settings import settings_named
+
+    settings = settings_named(setting_name(chosen.get("dataset", DataConfig.dataset)))
+    return {"budget": settings.budget, **asdict(settings.adaptation)}
+
+
+def setting_name(dataset: str) -> str:
+    """The testbed's name of a data set; ``testbed`` is the standard setting."""
+    return "standard" if dataset == "testbed" else dataset
 
 
 def _at_least(least: int, **values: int) -> None:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Show the documents, then the scores and the curve."""
     _check(args)
     from envs.testbed import build_testbed
-    from nmg.assembly import setting_name
+    from nmg.config import setting_name
     from nmg.evaluation import seed_of
     from nmg.training import prepare_process
 
