@@ -23,7 +23,7 @@ if [[ -e $stamp && $stamp -nt $root/setup.py && $stamp -nt $root/constraints.txt
     exit
 fi
 
-for python in python3.13 python3.12 python3.11 python3; do
+for python in python3.11 python3.12 python3.13 python3; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         break
     fi
