@@ -82,10 +82,7 @@ class ScoringModule(nn.Module):
         super().__init__()
         width = settings.width
         self.embedding = nn.Embedding(vocab_size, width)
-        layer = nn.TransformerEncoderLayer(
-            width, settings.heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, settings.layers, enable_nested_tensor=False)
+        self.layers = nn.ModuleList(_Layer(width, settings.heads) for _ in range(settings.layers))
         self.score = nn.Linear(width, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
@@ -94,7 +91,38 @@ class ScoringModule(nn.Module):
         """Scores, (B, L); padding is not looked at."""
         x_BLW = self.embedding(input_ids_BL)
         x_BLW = x_BLW + _positions(x_BLW.shape[1], x_BLW.shape[2]).to(x_BLW)
-        return self.score(self.layers(x_BLW, src_key_padding_mask=~real_BL)).squeeze(-1)
+        for layer in self.layers:
+            x_BLW = layer(x_BLW, real_BL)
+        return self.score(x_BLW).squeeze(-1)
+
+
+class _Layer(nn.Module):
+    """Pre-norm self-attention and feed-forward without dropout.
+
+    Attention is written out: with gradients, on CPU and at these sizes, the fused kernel takes
+    several times as long.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x_BLW: Tensor, real_BL: Tensor) -> Tensor:
+        batch, length, width = x_BLW.shape
+        shape = (batch, length, 3, self.heads, width // self.heads)
+        query, key, value = self.mix(self.norm(x_BLW)).view(shape).permute(2, 0, 3, 1, 4)
+        weights = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
+        hidden = ~real_BL[:, None, None, :]
+        weights = weights.masked_fill(hidden, -1e9).softmax(dim=-1)
+        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
+        x_BLW = x_BLW + self.out(mixed)
+        return x_BLW + self.feed(x_BLW)
 
 
 def _positions(length: int, width: int) -> Tensor:

@@ -75,14 +75,15 @@ def test_the_whole_sentence_has_the_loss_of_an_ordinary_language_model(bpe_token
     lm.model.eval()
     made = mass(MASKABLE)
     with torch.inference_mode():
-        logits_1MV = lm.logits(lm.sources([made.encoder_ids]), [made.decoder_ids])
-        losses_M = lm.label_losses(logits_1MV, lm.batch([made.labels], -100))[0]
+        losses_N = lm.token_losses(
+            lm.sources([made.encoder_ids]), [made.decoder_ids], [made.labels]
+        )
         blind = torch.from_numpy(np.where(MASKABLE, MASK, SENTENCE))[None]
         for place in range(1, 9):
             before = torch.from_numpy(SHIFTED[: place + 1])[None]
             log_probs_V = model(input_ids=blind, decoder_input_ids=before).logits[0, -1]
             expected = -log_probs_V.log_softmax(0)[SENTENCE[place]]
-            assert losses_M[place].item() == pytest.approx(expected.item(), rel=1e-4)
+            assert losses_N[place - 1].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_scattered_tokens_are_seen_by_the_decoder_once_they_are_past():

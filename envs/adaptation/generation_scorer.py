@@ -19,7 +19,6 @@ from envs.adaptation.mass import MaskedSequence, masked_sequence
 from envs.adaptation.scorer import FINETUNE, PRETRAIN, Scorer, length_batches, seed_everything
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation, PairFeature
-from envs.text.corruption import IGNORE
 
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises: encoder-decoders from scratch need it."""
@@ -60,8 +59,7 @@ class Translation(nn.Module):
 
     def target_loss(self, inputs: Mapping[str, Any], features: Sequence[PairFeature]) -> Tensor:
         """The loss when the decoder works from these inputs."""
-        losses_BM, real_BM = target_losses(self.model[0], inputs, features, self.smoothing)
-        return losses_BM.sum() / real_BM.sum()
+        return target_losses(self.model[0], inputs, features, self.smoothing).mean()
 
     def inputs(self, features: Sequence[PairFeature]) -> Mapping[str, Any]:
         return self.model[0].sources([feature.source_ids for feature in features])
@@ -72,12 +70,10 @@ def target_losses(
     inputs: Mapping[str, Any],
     features: Sequence[PairFeature],
     smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each target token given those before it, (B, M), and where one is."""
-    decoder_ids = [model.shifted(feature.target_ids) for feature in features]
-    labels_BM = model.batch([feature.target_ids for feature in features], IGNORE)
-    logits_BMV = model.logits(inputs, decoder_ids)
-    return model.label_losses(logits_BMV, labels_BM, smoothing), labels_BM != IGNORE
+) -> Tensor:
+    """Cross-entropy of each target token given those before it, feature by feature, (N,)."""
+    targets = [feature.target_ids for feature in features]
+    return model.token_losses(inputs, list(map(model.shifted, targets)), targets, smoothing)
 
 
 @dataclass(frozen=True)
@@ -142,16 +138,14 @@ class GenerationScorer(Scorer):
 
         def loss(rows: np.ndarray) -> Tensor:
             batch = [sequences[i] for i in rows]
-            labels_BM = self.model.batch([each.labels for each in batch], IGNORE)
-            logits_BMV = self.model.logits(
-                self.model.sources([each.encoder_ids for each in batch]),
-                [each.decoder_ids for each in batch],
-            )
             cost["pretrain_tokens"] += sum(
                 len(each.encoder_ids) + len(each.decoder_ids) for each in batch
             )
-            losses_BM = self.model.label_losses(logits_BMV, labels_BM)
-            return losses_BM.sum() / (labels_BM != IGNORE).sum()
+            sources = self.model.sources([each.encoder_ids for each in batch])
+            decoder_ids = [each.decoder_ids for each in batch]
+            return self.model.token_losses(
+                sources, decoder_ids, [each.labels for each in batch]
+            ).mean()
 
         lengths = [len(each.encoder_ids) + len(each.decoder_ids) for each in sequences]
         batches = bucketed(lengths, settings.pretrain_batch, settings.pretrain_epochs, rng)
@@ -209,14 +203,15 @@ class GenerationScorer(Scorer):
             for step, rows in enumerate(batches):
                 features = [score[i] for i in rows]
                 inputs = objective.inputs(features)
-                losses_BM, real_BM = target_losses(model, inputs, features)
+                sizes = [len(feature.target_ids) for feature in features]
+                parts = target_losses(model, inputs, features).cpu().split(sizes)
                 generated = model.generate(
                     inputs,
                     max_new_tokens=min(task.max_target_length, model.max_length - 1),
                     beams=self.generation.beams,
                 )
-                for i, loss_M, real_M, ids in zip(rows, losses_BM, real_BM, generated, strict=True):
-                    outputs[i], losses[i] = ids, loss_M[real_M].cpu().numpy()
+                for i, part, ids in zip(rows, parts, generated, strict=True):
+                    outputs[i], losses[i] = ids, part.numpy()
                 cost["eval_tokens"] += sum(map(_tokens, features))
                 self.progress("generation", step + 1, len(batches))
         return task.evaluate(score, outputs, losses)

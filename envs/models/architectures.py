@@ -126,7 +126,8 @@ _TABLE = (
             "src_vocab_size": Of.VOCABULARY,
             "tgt_vocab_size": Of.VOCABULARY,
         },
-        trap="gets the decoder's input from us: alone it would feed the source to the decoder",
+        trap="gets the decoder's input from us (alone it would feed the source to the decoder) and "
+        "no cache in training (with one, its decoder looks ahead)",
     ),
     Architecture(
         "Funnel",

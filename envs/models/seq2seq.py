@@ -8,8 +8,8 @@ sequence.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,11 @@ class Seq2SeqModel:
         self.precision = precision
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
+        self._attention = model.config._attn_implementation
+        if self.device.type == "cpu":
+            # Plain matrix products: with gradients and short texts the fused kernel takes several
+            # times as long.
+            self.model.set_attn_implementation("eager")
         self.flat = FlatParameters(self.model)
         own = self.model.config.pad_token_id
         self._pad = int(tokenizer.pad_token_id if own is None else own)
@@ -90,7 +95,10 @@ class Seq2SeqModel:
 
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
+        used = self.model.config._attn_implementation
+        self.model.set_attn_implementation(self._attention)
         self.model.save_pretrained(folder)
+        self.model.set_attn_implementation(used)
         self.tokenizer.save_pretrained(folder)
 
     def autocast(self) -> Any:
@@ -120,29 +128,53 @@ class Seq2SeqModel:
         lengths = [np.ones(len(sequence)) for sequence in sequences]
         return {"input_ids": self.batch(sequences), "attention_mask": self.batch(lengths, 0)}
 
-    def logits(self, inputs: Mapping[str, Any], decoder_ids: Sequence[np.ndarray]) -> Tensor:
-        """Vocabulary logits at every decoder position, float32 (B, M, V).
+    def token_losses(
+        self,
+        inputs: Mapping[str, Any],
+        decoder_ids: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        """Cross-entropy of every label that is not -100, sequence by sequence, float32 (N,).
 
         Args:
             inputs: of the encoder, as ``sources`` gives it, or ``encoder_outputs`` in its place.
             decoder_ids: the decoder's input, each (m,). Padding comes after it, where a causal
                 decoder does not look.
+            labels: what it should predict at each position, each (m,).
+            smoothing: share of the probability spread over the vocabulary.
         """
-        with self.autocast():
-            return self.model(
+        labels_BM = self.batch(labels, IGNORE)
+        where_BM = labels_BM != IGNORE
+        with self.autocast(), self._head_at(where_BM):
+            logits = self.model(
                 **inputs, decoder_input_ids=self.batch(decoder_ids), use_cache=False
-            ).logits.float()
-
-    def label_losses(self, logits_BMV: Tensor, labels_BM: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy at every position, (B, M); 0 where the label is -100."""
-        losses_N = nn.functional.cross_entropy(
-            logits_BMV.flatten(0, 1),
-            labels_BM.flatten(),
-            ignore_index=IGNORE,
-            reduction="none",
-            label_smoothing=smoothing,
+            ).logits
+        logits_NV = logits if logits.ndim == 2 else logits[where_BM]
+        return nn.functional.cross_entropy(
+            logits_NV.float(), labels_BM[where_BM], reduction="none", label_smoothing=smoothing
         )
-        return losses_N.view(labels_BM.shape)
+
+    @contextmanager
+    def _head_at(self, where_BM: Tensor) -> Iterator[None]:
+        """Have the vocabulary projection computed at some positions only, where it can be.
+
+        A model whose head is a module that reads states (B, M, D) then gives logits (N, V); others
+        (FSMT, ProphetNet) give them everywhere.
+        """
+
+        def gather(head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            states = given[0]
+            fits = states.ndim == 3 and states.shape[:2] == where_BM.shape
+            return (states[where_BM],) if fits else None
+
+        head = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(gather) if head is not None else None
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
 
     def generate(
         self, inputs: Mapping[str, Any], *, max_new_tokens: int, beams: int = 1
