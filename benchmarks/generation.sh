@@ -4,30 +4,29 @@
 #   benchmarks/generation.sh FOLDER [mass|amt|ends|all]     default: all
 #
 # FOLDER gets models and results; run again, the same command goes on where it stopped. Needs the
-# data sets under NMG_DATA and the extra `generation`. On one core: mass some 8 hours for each
-# number of pairs, amt 6, ends 2; on a GPU (DEVICE=cuda) minutes each.
+# data sets under NMG_DATA and the extra `generation`. DEVICE=cuda, SEEDS=5 and FIRST=3 (the first
+# seed, to share the work between processes) are understood. Costs on one core: see docs/results.md.
 set -euo pipefail
 
 folder=${1:?usage: benchmarks/generation.sh FOLDER [mass|amt|ends|all]}
 what=${2:-all}
 device=${DEVICE:-cpu}
 seeds=${SEEDS:-3}
+first=${FIRST:-0}
 model=$folder/multi30k-bart
 
 [[ -f $model/config.json ]] ||
-  nmg new-lm --architecture bart --dataset multi30k --vocab-size 6000 --width 256 --layers 3 \
+  nmg new-lm --architecture bart --dataset multi30k --vocab-size 6000 --width 128 --layers 2 \
     --length 128 --output "$model"
 
-common=(--dataset multi30k --model "$model" --device "$device" --seeds "$seeds"
+common=(--dataset multi30k --model "$model" --device "$device"
+  --seeds "$seeds" --first-seed "$first"
   --max-source-length 64 --max-target-length 64 --beams 4)
 
 # Which fragment, on few pairs: none, MASS from one token to all, as many scattered tokens.
 if [[ $what == mass || $what == all ]]; then
-  for pairs in 1000 5000; do
-    nmg generation "${common[@]}" --objective mass scattered --k 0 0.25 0.5 0.75 1 \
-      --pairs "$pairs" --pretrain-epochs 10 --finetune-epochs $((60000 / pairs)) \
-      --output "$folder/mass-$pairs"
-  done
+  nmg generation "${common[@]}" --objective mass scattered --k 0 0.25 0.5 0.75 1 \
+    --pairs 1000 5000 --pretrain-epochs 5 --finetune-epochs 20 --output "$folder/mass"
 fi
 
 # The paper's own setting of adversarial masking: all pairs, from scratch.

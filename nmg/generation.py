@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,8 +73,9 @@ class GenerationComparison:
     """Shares of a sentence that are masked in pre-training; 0 is one token, 1 all of it."""
     placement: tuple[str, ...] = (UNIFORM,)
     """Where MASS puts its fragment: uniform, or where a strategy (idf, ...) would mask most."""
-    pairs: int = 1000
-    """Pairs fine-tuned on, a different sample for each seed; 0 for all."""
+    pairs: tuple[int, ...] = (1000,)
+    """Pairs fine-tuned on, a different sample for each seed; 0 for all. Each number gives a table
+    of its own."""
     contexts: int = 0
     """Texts pre-trained on; 0 for all."""
     test_examples: int = 0
@@ -97,9 +98,10 @@ class GenerationComparison:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}; it must be at least 1.")
-        for name in ("pairs", "contexts", "test_examples"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        counts = [("contexts", self.contexts), ("test_examples", self.test_examples)]
+        for name, count in [*counts, *(("pairs", count) for count in self.pairs)]:
+            if count < 0:
+                raise ConfigError(f"{name} is {count}; it must be at least 0.")
         for share in self.k:
             if not 0 <= share <= 1:
                 raise ConfigError(f"k is {share}; it must be between 0 (one token) and 1 (all).")
@@ -145,6 +147,11 @@ class Arm:
     objective: ObjectiveName
     k: float | None = None
     placement: str = UNIFORM
+
+    @property
+    def kind(self) -> str:
+        """How pairs are fine-tuned on: ``plain`` or ``amt``."""
+        return "amt" if self.objective == "amt" else "plain"
 
     @property
     def name(self) -> str:
@@ -211,10 +218,10 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     test = splits.test or splits.dev
     if not test:
         raise ValueError(f"{splits.name} has neither a test nor a dev split to score on.")
-    if comparison.pairs > len(splits.train):
+    if max(comparison.pairs) > len(splits.train):
         raise ValueError(
-            f"pairs is {comparison.pairs}, but {splits.name} has {len(splits.train)} training "
-            "pairs; give fewer, or 0 for all."
+            f"pairs is {max(comparison.pairs)}, but {splits.name} has {len(splits.train)} "
+            "training pairs; give fewer, or 0 for all."
         )
     texts: list[str] = []
     if data.side != "target":
@@ -236,28 +243,40 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     )
 
 
-def arm_job(config: GenerationConfig, material: Material, arm: Arm, seed: int) -> Any:
-    """The score job of an arm; of arms with one seed, everything but the masking is the same."""
+def arm_jobs(
+    config: GenerationConfig, material: Material, arm: Arm, seed: int
+) -> Iterator[tuple[int, Any]]:
+    """The score jobs of an arm by number of pairs; they share their pre-training.
+
+    Of arms with one seed, everything but the masking is the same.
+    """
     from envs.adaptation.jobs import ScoreJob
 
-    pairs: Any = material.train
-    if config.comparison.pairs:
-        rng = np.random.default_rng([seed, 1])
-        chosen = rng.choice(len(pairs), config.comparison.pairs, replace=False)
-        pairs = [pairs[i] for i in np.sort(chosen)]
     settings, contexts, masks = config.adaptation, [], None
     if arm.k is not None:
         contexts = list(material.corpus) * settings.pretrain_epochs
         masks = _masks(material.corpus, arm, settings.pretrain_epochs, seed)
-    return ScoreJob(
-        contexts=contexts,
-        masks=masks,
-        train=pairs,
-        score=material.test,  # type: ignore[arg-type]  # pairs have all that jobs ask of features
-        # Every visit has a mask of its own, so the visits are contexts of a single epoch.
-        settings=replace(settings, pretrain_epochs=1),
-        seed=seed,
-    )
+    for count in config.comparison.pairs:
+        yield (
+            count,
+            ScoreJob(
+                contexts=contexts,
+                masks=masks,
+                train=_sample(material.train, count, seed),
+                score=material.test,  # type: ignore[arg-type]  # pairs have all a job asks of them
+                # Every visit has a mask of its own: the visits are contexts of a single epoch.
+                settings=replace(settings, pretrain_epochs=1),
+                seed=seed,
+            ),
+        )
+
+
+def _sample(pairs: Sequence[Any], count: int, seed: int) -> Sequence[Any]:
+    """Pairs drawn by the seed; a larger sample holds the smaller ones."""
+    if not count:
+        return pairs
+    order = np.random.default_rng([seed, 1]).permutation(len(pairs))
+    return [pairs[i] for i in np.sort(order[:count])]
 
 
 def _masks(corpus: Corpus, arm: Arm, visits: int, seed: int) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k
   nmg generation --dataset multi30k --model models/multi30k --objective mass scattered \\
-                 --k 0 0.25 0.5 0.75 1 --pairs 1000 --seeds 3
+                 --k 0 0.25 0.5 0.75 1 --pairs 1000 5000 --seeds 3
   nmg generation --dataset multi30k --model models/multi30k --objective amt --pairs 0
   nmg generation --dataset scitldr --model facebook/bart-base --pretrain-lr 3e-5 --finetune-lr 3e-5
 """
@@ -76,8 +76,8 @@ def check_folder(folder: Path, config: GenerationConfig) -> None:
     path = folder / "resolved.yaml"
     if not path.is_file():
         return
-    # More seeds, arms and fractions may be added: what has been scored stays what it was.
-    free = ("seeds", "objective", "k", "placement", "device", "data_dir")
+    # More seeds, arms, fractions and pairs may be added: what has been scored stays what it was.
+    free = ("seeds", "first_seed", "objective", "k", "placement", "pairs", "device", "data_dir")
     before, now = read_settings(path), flatten(config)
     changed = [name for name in now if name not in free and before.get(name) != now[name]]
     if changed:
@@ -87,8 +87,8 @@ def check_folder(folder: Path, config: GenerationConfig) -> None:
         )
 
 
-def compare_objectives(config: GenerationConfig, folder: Path) -> ComparisonTable:
-    """Score every arm with every seed, print the table and write the results."""
+def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, ComparisonTable]:
+    """Score every arm with every seed; print and write one table for each number of pairs."""
     from envs.adaptation.executor import SerialExecutor
     from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
     from envs.generation_building import build_generation_task
@@ -98,7 +98,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> ComparisonTabl
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.executors import CachedExecutor
     from nmg.forecast import duration
-    from nmg.generation import adversarial_objective, arm_job, arms, gather
+    from nmg.generation import adversarial_objective, arm_jobs, arms, gather
     from nmg.training import prepare_process
 
     prepare_process()
@@ -120,39 +120,47 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> ComparisonTabl
     write_settings(folder, config)
     print(f"{material.about}; {len(rows)} arms x {comparison.seeds} seeds", flush=True)
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    bar = EpisodeBar(len(rows) * len(seeds), "score job")
+    bar = EpisodeBar(len(rows) * len(seeds) * len(comparison.pairs), "score job")
     settings = GenerationSettings(comparison.beams, comparison.smoothing)
-    scores: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in rows}
-    cost: dict[str, dict[str, int]] = {}
+    scores: dict[int, dict[str, list[dict[str, float]]]] = {
+        count: {arm.name: [] for arm in rows} for count in comparison.pairs
+    }
     started = time.perf_counter()
-    executors: dict[bool, CachedExecutor] = {}
+    # All scorers before any job: a scorer takes the model's weights as it finds them.
+    executors = {}
+    for kind in {arm.kind for arm in rows}:
+        objective = adversarial_objective(config) if kind == "amt" else None
+        scorer = GenerationScorer(model, task, bar, settings=settings, objective=objective)
+        cache = folder / "scores" / kind
+        executors[kind] = CachedExecutor(SerialExecutor(scorer), cache, bar.job_done)
     try:
         for seed in seeds:
             for arm in rows:
-                adversarial = arm.objective == "amt"
-                if adversarial not in executors:
-                    objective = adversarial_objective(config) if adversarial else None
-                    scorer = GenerationScorer(
-                        model, task, bar, settings=settings, objective=objective
-                    )
-                    cache = folder / "scores" / ("amt" if adversarial else "plain")
-                    executors[adversarial] = CachedExecutor(
-                        SerialExecutor(scorer), cache, bar.job_done
-                    )
-                score = executors[adversarial].submit(arm_job(config, material, arm, seed)).result()
-                scores[arm.name].append(dict(score.metrics))
-                cost[arm.name] = dict(score.cost)
+                for count, job in arm_jobs(config, material, arm, seed):
+                    score = executors[arm.kind].submit(job).result()
+                    scores[count][arm.name].append(dict(score.metrics))
     finally:
         bar.close()
-    table = tabulate(
-        scores,
-        headline=task.headline,
-        higher_is_better=task.higher_is_better[task.headline],
-        reference=NONE,
+    tables = {
+        count: tabulate(
+            scores[count],
+            headline=task.headline,
+            higher_is_better=task.higher_is_better[task.headline],
+            reference=NONE,
+        )
+        for count in comparison.pairs
+    }
+    texts = [f"{_pairs(count)}\n\n{as_text(table)}\n" for count, table in tables.items()]
+    results = {str(count): as_json(table) for count, table in tables.items()}
+    write_text(
+        folder / "results.json",
+        json.dumps({"pairs": results, "seeds": list(seeds)}, indent=2) + "\n",
     )
-    results = {**as_json(table), "seeds": list(seeds), "cost": cost}
-    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    text = as_text(table)
-    write_text(folder / "table.txt", f"{material.about}\n\n{text}\n")
-    print(f"\n{text}\n\nTook {duration(time.perf_counter() - started)}. Results: {folder}")
-    return table
+    write_text(folder / "table.txt", "\n".join([f"{material.about}\n", *texts]))
+    print("\n" + "\n".join(texts))
+    print(f"Took {duration(time.perf_counter() - started)}. Results: {folder}")
+    return tables
+
+
+def _pairs(count: int) -> str:
+    return f"fine-tuned on {count:,} pairs:" if count else "fine-tuned on all pairs:"

@@ -7,7 +7,7 @@ A job's masks are fragments (MASS) or scattered tokens (denoising); both are tra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -116,6 +116,7 @@ class GenerationScorer(Scorer):
         super().__init__(cast(Any, model), cast(Any, task), progress)
         self.model = model
         self.generation = settings or GenerationSettings()
+        self._last: _Pretrained | None = None
         self._objective = objective or self._translation
 
     def _translation(self, model: Seq2SeqModel) -> Objective:
@@ -127,6 +128,22 @@ class GenerationScorer(Scorer):
         return min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP))
 
     def _pretrain(self, job: ScoreJob, cost: dict[str, int]) -> list[float]:
+        """Pre-train, or put back what the job before this one ended with, if that is the same.
+
+        Jobs that differ only in their pairs come one after the other, and pre-training is most of
+        their work.
+        """
+        key = _pretraining_key(job)
+        if self._last is None or self._last.key != key:
+            spent = dict.fromkeys(cost, 0)
+            losses = self._pretrain_anew(job, spent)
+            self._last = _Pretrained(key, self.model.snapshot(), losses, spent)
+        self.model.restore(self._last.weights)
+        for name, amount in self._last.cost.items():
+            cost[name] += amount
+        return list(self._last.losses)
+
+    def _pretrain_anew(self, job: ScoreJob, cost: dict[str, int]) -> list[float]:
         """The loss is the mean over the masked tokens of a batch."""
         assert job.masks is not None
         settings = job.settings
@@ -215,6 +232,33 @@ class GenerationScorer(Scorer):
                 cost["eval_tokens"] += sum(map(_tokens, features))
                 self.progress("generation", step + 1, len(batches))
         return task.evaluate(score, outputs, losses)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pretrained:
+    """What pre-training came to.
+
+    Attributes:
+        key: of the pre-training part of the job.
+        weights: after it.
+        losses, cost: as it reported them.
+    """
+
+    key: str
+    weights: Tensor
+    losses: Sequence[float]
+    cost: Mapping[str, int]
+
+
+def _pretraining_key(job: ScoreJob) -> str:
+    """Content key of a job but for its pairs and how they are used."""
+    kept = {
+        name: value
+        for name, value in asdict(job.settings).items()
+        if not name.startswith(("finetune", "eval"))
+    }
+    plain = replace(job, train=(), score=(), settings=type(job.settings)(**kept))
+    return plain.key
 
 
 def _tokens(feature: PairFeature) -> int:

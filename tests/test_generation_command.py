@@ -1,0 +1,176 @@
+"""``nmg generation``: arms, jobs that share what they can, tables, resuming."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from envs.models.loading import load_seq2seq
+from envs.tasks.generation import Generation
+from nmg.cli import main
+from nmg.generation import (
+    Arm,
+    GenerationComparison,
+    GenerationConfig,
+    GenerationData,
+    arm_jobs,
+    arms,
+    gather,
+)
+from nmg.options import ConfigError
+from tests.conftest import SENTENCES
+
+pytest.importorskip("sacrebleu")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of pairs in three splits, and a model made of them."""
+    folder = tmp_path_factory.mktemp("generation")
+    for split, copies in (("train", 4), ("dev", 1), ("test", 1)):
+        rows = [
+            {"source": f"{n} {text}", "target": text.split(" ", 3)[-1]}
+            for n, text in enumerate(SENTENCES * copies)
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    size = ["--width", "16", "--layers", "1", "--heads", "2", "--length", "64"]
+    (folder / "corpus.txt").write_text("\n".join(SENTENCES))
+    where = ["--corpus", str(folder / "corpus.txt"), "--output", str(folder / "model")]
+    assert main(["new-lm", "--vocab-size", "330", *where, *size]) == 0
+    return folder
+
+
+def command(place, output, *more):
+    return main(
+        [
+            *("generation", "--dataset", str(place), "--model", str(place / "model")),
+            *("--max-target-length", "12", "--pretrain-epochs", "1", "--finetune-epochs", "1"),
+            *("--seeds", "2", "--test-examples", "3", "--output", str(output), *more),
+        ]
+    )
+
+
+def config_of(place, **comparison):
+    data = GenerationData(dataset=str(place), model=str(place / "model"))
+    return GenerationConfig(data, GenerationComparison(**comparison))
+
+
+def test_arms_by_name():
+    comparison = GenerationComparison(
+        objective=("mass", "scattered", "amt"), k=(0, 0.5, 1), placement=("uniform", "idf")
+    )
+    assert [arm.name for arm in arms(comparison)] == [
+        "none",
+        "mass k=one token",
+        "mass k=0.5",
+        "mass k=all",
+        "mass k=one token at idf",
+        "mass k=0.5 at idf",
+        "mass k=all at idf",
+        "scattered k=0.5",
+        "amt",
+    ]
+    alone = GenerationComparison(objective=("scattered",), k=(0, 1))
+    assert [arm.name for arm in arms(alone)][1:] == ["scattered k=one token", "scattered k=all"]
+
+
+def test_jobs_of_one_seed_share_everything_but_the_masks(place):
+    config = config_of(place, pairs=(3, 6), test_examples=2)
+    model = load_seq2seq(str(place / "model"))
+    material = gather(config, model, Generation(model.tokenizer))
+    assert len(material.test) == 2
+    arms_of = [Arm("none"), Arm("mass", 0.5), Arm("scattered", 0.5), Arm("mass", 0.5, "idf")]
+    jobs = {arm.name: dict(arm_jobs(config, material, arm, seed=1)) for arm in arms_of}
+    for by_count in jobs.values():
+        assert [len(job.train) for job in by_count.values()] == [3, 6]
+        few, more = ({id(pair) for pair in job.train} for job in by_count.values())
+        assert few < more
+        assert more == {id(pair) for pair in jobs["none"][6].train}
+    visits, contexts = config.adaptation.pretrain_epochs, len(material.corpus)
+    for name in ("mass k=0.5", "scattered k=0.5", "mass k=0.5 at idf"):
+        masks = jobs[name][3].masks
+        assert len(masks) == visits * contexts
+        first = [masks[visit * contexts] for visit in range(visits)]
+        sizes = {int(mask.sum()) for mask in first}
+        assert sizes == {max(1, round(0.5 * int(material.corpus[0].maskable.sum())))}
+        if name != "mass k=0.5 at idf":
+            assert len({mask.tobytes() for mask in first}) > 1
+        if name.startswith("mass"):
+            assert all((np.diff(np.flatnonzero(mask)) == 1).all() for mask in masks)
+    again = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=1))
+    other = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=2))
+    assert again[3].key == jobs["mass k=0.5"][3].key != other[3].key
+
+
+def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, capsys):
+    out = tmp_path / "results"
+    arguments = ["--objective", "mass", "--k", "0.5", "--pairs", "2", "4"]
+    assert command(place, out, *arguments) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "fine-tuned on 2 pairs" in told
+    assert "mass k=0.5" in told
+    assert "bleu - none [95%]" in told
+    first = json.loads((out / "results.json").read_text())
+    assert set(first["pairs"]) == {"2", "4"}
+    rows = first["pairs"]["2"]["rows"]
+    assert [row["masking"] for row in rows] == ["none", "mass k=0.5"]
+    assert len(rows[1]["scores"]) == 2
+    assert rows[1]["versus_none"]["pairs"] == 2
+
+    scores = sorted((out / "scores" / "plain").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in scores]
+    assert command(place, out, *arguments, "--k", "0.5", "1") == 0
+    after = sorted((out / "scores" / "plain").iterdir())
+    assert len(after) == len(scores) + 4
+    assert [path.stat().st_mtime_ns for path in scores] == stamps
+    assert command(place, out, *arguments, "--beams", "2") == 2
+    assert "already holds results with another beams" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_adversarial_translation_runs(place, tmp_path, capsys, fused):
+    more = []
+    if fused:
+        where = ["--corpus", str(place / "corpus.txt"), "--output", str(tmp_path / "bert")]
+        small = ["--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "330"]
+        assert main(["new-lm", "--architecture", "bert", *where, *small]) == 0
+        more = ["--fused", str(tmp_path / "bert"), "--mask-embedding", "learned"]
+    # The arm before it trains the same model: what it leaves must not be where amt starts.
+    outputs = []
+    for objectives in (["amt"], ["mass", "amt"]):
+        out = tmp_path / objectives[0]
+        arguments = ["--objective", *objectives, "--pairs", "4", "--seeds", "1"]
+        assert command(place, out, *arguments, *more) == 0, capsys.readouterr().err
+        rows = json.loads((out / "results.json").read_text())["pairs"]["4"]["rows"]
+        outputs.append({row["masking"]: row["means"] for row in rows})
+    assert outputs[0]["amt"] == outputs[1]["amt"]
+    assert outputs[0]["none"] == outputs[1]["none"] != outputs[0]["amt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pairs", "999"], "has 28 training pairs"),
+        (["--k", "1.5"], "k is 1.5"),
+        (["--model", ""], "Give --model"),
+        (["--languages", "de"], "a source and a target"),
+        (["--objective", "mas"], "must be one of none, mass"),
+        (["--placement", "idff", "--pairs", "3"], "did you mean 'idf'"),
+    ],
+)
+def test_errors_are_one_sentence(place, tmp_path, capsys, arguments, message):
+    code = None
+    with suppress(SystemExit):  # argparse ends the program itself
+        code = command(place, tmp_path / "r", *arguments)
+    assert code in (None, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="pairs is -1"):
+        GenerationComparison(pairs=(5, -1))
