@@ -82,7 +82,7 @@ class Scorer:
             return nn.functional.cross_entropy(logits_MV, target_M)
 
         batches = list(
-            _batches(len(chosen), settings.pretrain_batch, settings.pretrain_epochs, rng)
+            shuffled_batches(len(chosen), settings.pretrain_batch, settings.pretrain_epochs, rng)
         )
         values = self._train(
             "further pre-training", batches, loss, settings.pretrain_lr, settings, None, cost
@@ -126,7 +126,9 @@ class Scorer:
 
         if job.train and settings.finetune_epochs:
             batches = list(
-                _batches(len(job.train), settings.finetune_batch, settings.finetune_epochs, rng)
+                shuffled_batches(
+                    len(job.train), settings.finetune_batch, settings.finetune_epochs, rng
+                )
             )
             self._train("fine-tuning", batches, loss, settings.finetune_lr, settings, head, cost)
         return self._evaluate(job, head, cost)
@@ -201,7 +203,10 @@ def seed_everything(seed: int, stage: int, number: int) -> np.random.Generator:
     return np.random.default_rng(order)
 
 
-def _batches(count: int, size: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def shuffled_batches(
+    count: int, size: int, epochs: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Rows of each batch, every epoch in an order of its own."""
     for _ in range(epochs):
         order = rng.permutation(count)
         yield from (order[i : i + size] for i in range(0, count, size))

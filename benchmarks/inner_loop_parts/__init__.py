@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/inner_loop.py``: the data, the sides that are compared, the report."""

@@ -1,0 +1,90 @@
+"""The benchmark of the inner loop: it runs, its sides compute the same, its sums are right."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from envs.models.new_tokenizer import train_tokenizer
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The program, with every side in this process and a small vocabulary."""
+    pytest.importorskip("accelerate")
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import inner_loop
+    from inner_loop_parts import measure, sides
+
+    for name in inner_loop.THREADS:
+        monkeypatch.setenv(name, "1")
+
+    class Here(sides.Side):
+        def __init__(self, name, workload, device) -> None:
+            self.desk = sides.Desk(name, workload, device)
+
+        def send(self, what, value=None) -> None:
+            self.got = self.desk.answer(what, value)
+
+        def receive(self):
+            return self.got
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(measure, "Side", Here)
+    monkeypatch.setattr(
+        inner_loop,
+        "load_tokenizer",
+        lambda texts: train_tokenizer(texts[:50], "wordpiece", vocab_size=500),
+    )
+    yield inner_loop
+    for name in [name for name in sys.modules if name.startswith("inner_loop")]:
+        del sys.modules[name]
+
+
+def test_all_sides_run_the_same_job(benchmark, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.delenv("NMG_DATA", raising=False)
+    arguments = "--sizes toy --contexts 9 --questions 9 --repeats 1 --steps 1 --extras shares"
+    assert benchmark.main([*arguments.split(), "--output", str(tmp_path)]) == 0
+
+    results = json.loads((tmp_path / "performance.json").read_text())
+    assert [case["task"] for case in results["cases"]] == ["qa", "classification"]
+    for case in results["cases"]:
+        losses = {name: side["first_loss"] for name, side in case["sides"].items()}
+        assert losses["common"] == pytest.approx(losses["plain"], rel=1e-5)
+        assert losses["fp32"] == pytest.approx(losses["plain"], rel=1e-5)
+        assert losses["bf16"] == pytest.approx(losses["plain"], rel=1e-2)
+        for side in case["sides"].values():
+            (stages,) = side["stages"]
+            assert all(cpu > 0 for _, cpu in stages.values())
+        assert all(operations > 0 for operations in case["needed"].values())
+    assert "times faster than plain" in capsys.readouterr().out
+    assert (tmp_path / "performance.png").stat().st_size > 1000
+    page = (tmp_path / "performance.md").read_text()
+    assert "### toy, classification" in page
+
+
+def test_a_few_steps_are_scaled_to_the_whole_job(benchmark, tmp_path) -> None:
+    from inner_loop_parts.clock import Step
+    from inner_loop_parts.material import generated_questions
+    from inner_loop_parts.measure import scaled
+    from inner_loop_parts.workload import EVALUATION, FINETUNING, PRETRAINING, RELOAD, make_workload
+
+    examples = generated_questions(2, 20)
+    tokenizer = benchmark.load_tokenizer([example.context for example in examples])
+    workload = make_workload("qa", examples, tokenizer, tmp_path, contexts=16, questions=16, seed=0)
+    steps = [Step(stage, wall, wall / 2, 10) for stage in workload.batches() for wall in (9.0, 1.0)]
+    whole = scaled([*steps, Step(RELOAD, 0.5, 0.5, 0)], workload, "steps")
+    assert whole[PRETRAINING] == (6.0, 3.0)  # 2 batches of 8, 3 epochs; the first step warmed up
+    assert whole[FINETUNING] == (len(workload.batches()[FINETUNING]) * 1.0, pytest.approx(1.0))
+    assert whole[RELOAD] == (0.5, 0.5)
+    by_tokens = scaled(steps, workload, "tokens")
+    total = sum(map(len, workload.job.score))
+    assert by_tokens[EVALUATION][0] == pytest.approx(total / 10)
