@@ -32,9 +32,8 @@ def mass(mask, rule="mask", seed=0):
         rule=rule,
         rng=np.random.default_rng(seed),
     )
-    return masked_sequence(
-        encoder_ids, labels, SHIFTED, mask_token_id=MASK, special_ids=[BOS, PAD, EOS, UNK, MASK]
-    )
+    special = np.isin(SHIFTED, [BOS, PAD, EOS, UNK, MASK])
+    return masked_sequence(encoder_ids, labels, SHIFTED, mask_token_id=MASK, special=special)
 
 
 def fragment(start, end):

@@ -173,17 +173,25 @@ class GenerationScorer(Scorer):
 
     def _sequences(self, job: ScoreJob, chosen: Sequence[int]) -> list[MaskedSequence]:
         corrupted, labels = self._corrupt(job, chosen)
-        special = self.model.tokenizer.all_special_ids
-        return [
-            masked_sequence(
-                corrupted[n],
-                labels[n],
-                self.model.shifted(job.contexts[i].input_ids),
-                mask_token_id=self.model.mask_token_id,
-                special_ids=special,
+        special_V = np.zeros(max(self.model.vocab_size, len(self.model.tokenizer)), dtype=bool)
+        special_V[self.model.tokenizer.all_special_ids] = True
+        shifted: dict[int, np.ndarray] = {}
+        sequences = []
+        for n, i in enumerate(chosen):
+            context = job.contexts[i]
+            if id(context) not in shifted:  # the visits of a context are one object
+                shifted[id(context)] = self.model.shifted(context.input_ids)
+            ids = shifted[id(context)]
+            sequences.append(
+                masked_sequence(
+                    corrupted[n],
+                    labels[n],
+                    ids,
+                    mask_token_id=self.model.mask_token_id,
+                    special=special_V[ids],
+                )
             )
-            for n, i in enumerate(chosen)
-        ]
+        return sequences
 
     def _finetune_and_evaluate(
         self, job: ScoreJob, number: int, cost: dict[str, int]

@@ -13,7 +13,6 @@ the denoising baseline, in which the decoder sees every masked token before the 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +41,7 @@ def masked_sequence(
     shifted_ids: np.ndarray,
     *,
     mask_token_id: int,
-    special_ids: Collection[int],
+    special: np.ndarray,
 ) -> MaskedSequence:
     """Put encoder and decoder together.
 
@@ -52,14 +51,13 @@ def masked_sequence(
         shifted_ids: the decoder's input for the original sequence, (n,): as the model itself makes
             it, so that decoder position i predicts token i.
         mask_token_id: what the decoder sees instead of a token that the encoder sees.
-        special_ids: tokens that belong to no one's fragment and that the decoder sees as well: its
-            start token, begin of sequence, languages.
+        special: where ``shifted_ids`` has a special token, bool (n,): start token, begin of
+            sequence, a language. They are in no fragment, and the decoder sees them always.
     """
     masked = labels != IGNORE
     end = int(np.flatnonzero(masked)[-1]) + 1
     before = np.concatenate([[True], masked[:-1]])
-    shown = before | np.isin(shifted_ids, list(special_ids))
-    decoder_ids = np.where(shown, shifted_ids, mask_token_id)
+    decoder_ids = np.where(before | special, shifted_ids, mask_token_id)
     return MaskedSequence(encoder_ids, decoder_ids[:end], labels[:end])
 
 

@@ -75,6 +75,11 @@ class Seq2SeqModel:
         self.start_ids = (int(self.shifted(target)[0]), *first)
 
     @property
+    def vocab_size(self) -> int:
+        """V, rows of the embedding matrix."""
+        return len(self.model.get_input_embeddings().weight)
+
+    @property
     def max_length(self) -> int:
         """Longest source or target, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
