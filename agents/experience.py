@@ -117,7 +117,9 @@ class Experience:
         away = self.critic.sample(rng) - mean
         sure, unsure = features.spread(mean), features.spread(away)
         total = max(float(np.hypot(sure, unsure)), 1e-12)
-        return Lean(away * settings.lean / total, sure / total)
+        # A trained policy's scores have a spread of 1 / entropy; here they get one of lean.
+        sharper = settings.lean * settings.entropy
+        return Lean(away * settings.lean / total, sharper * sure / total)
 
     def opponent_lean(self, lean: Lean) -> Lean:
         """How the opponent departs from its policy when the player leans so."""

@@ -36,7 +36,8 @@ def masking_losses(
     phi_NLD = features(batch.contexts)
     log_probs_NL = budgeted.token_log_probs(network(phi_NLD, ids_NL, real_NL), maskable_NL)
     terms = {"entropy": -settings.entropy * budgeted.entropy(log_probs_NL).mean()}
-    value_NL = (phi_NLD @ value_weights_D).masked_fill(~maskable_NL, 0.0)
+    value_NL = (phi_NLD @ value_weights_D).clamp(max=settings.value_limit)
+    value_NL = value_NL.masked_fill(~maskable_NL, 0.0)
     expected_N = expected_value(log_probs_NL, value_NL)
     if settings.gradient == "expected":
         return terms | {"policy": -expected_N.mean()}, None

@@ -28,6 +28,8 @@ SHORTCUT_GAIN = 10.0
 must reach the size of the scores, arrive in tens of updates instead of hundreds."""
 CHUNK_TOKENS = 16_384
 """Padded tokens scored at once when acting, to bound memory."""
+NOISE_SEED = 20201116
+"""With the number of a context, the seed of its repeatable draw."""
 
 
 class AttentionBlock(nn.Module):
@@ -105,10 +107,11 @@ def _perceptron(width: int, hidden: int, start: float = 1.0) -> nn.Sequential:
 
 
 class MaskingPolicy(BasePolicy):
-    """Masks contexts: the most probable tokens, or a draw of them, within the budget.
+    """Masks contexts by drawing tokens within the budget.
 
     ``predict`` takes the observation of one context, (L,), or of several, (B, L). ``seed``
-    restarts the draws.
+    restarts the draws. With ``deterministic=True`` a context always gets the same mask: the tokens
+    of highest score or a draw of its own, as ``settings.repeatable`` says.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class MaskingPolicy(BasePolicy):
         self.network = MaskingNetwork(
             features.size, vocab_size if features.provider is None else 0, settings
         )
+        self.repeatable = settings.repeatable
         self.generator = np.random.default_rng(0)
 
     def seed(self, seed: int) -> None:
@@ -141,9 +145,18 @@ class MaskingPolicy(BasePolicy):
     ) -> tuple[np.ndarray, Any]:
         """Masks, int8, of the shape of ``observation["input_ids"]``; ``state`` is handed back."""
         contexts = Contexts.of(observation)
-        noise_BL = None if deterministic else self.generator.gumbel(size=contexts.input_ids.shape)
+        noise_BL = self._noise(contexts, deterministic)
         masks_BL = draw(score(self.network, self.token_features, contexts), contexts, noise_BL)
         return masks_BL.astype(np.int8).reshape(np.shape(observation["input_ids"])), state
+
+    def _noise(self, contexts: Contexts, deterministic: bool) -> np.ndarray | None:
+        if not deterministic:
+            return self.generator.gumbel(size=contexts.input_ids.shape)
+        if self.repeatable == "top":
+            return None
+        length = contexts.input_ids.shape[1]
+        seeds = [[NOISE_SEED, abs(int(number))] for number in contexts.context_ids]
+        return np.stack([np.random.default_rng(seed).gumbel(size=length) for seed in seeds])
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         arrays = {name: tensor.cpu().numpy() for name, tensor in observation.items()}

@@ -45,6 +45,9 @@ class AgentSettings:
     exploration: Literal["policy", "tokens"] = "policy"
     """``policy``: one perturbation an episode, all its masks lean the same way; ``tokens``: each
     token is drawn from the policy by itself."""
+    repeatable: Literal["top", "draw"] = "draw"
+    """What ``deterministic=True`` asks for: the tokens of highest score, or a draw from the policy
+    whose noise depends on the context alone. Equally good words then share the masks."""
     lean: float = 8.0
     """Standard deviation, over tokens, of the scores that a perturbed policy samples from."""
     self_play: Literal["none", "random", "frozen", "learning", "antithetic"] = "antithetic"
@@ -58,7 +61,10 @@ class AgentSettings:
     """Importance weights of replayed tokens: absent, cut at ``importance_limit``, or PPO's."""
     importance_limit: float = 2.0
     """Largest weight (truncated), or one plus the width of the trust region (clipped)."""
-    entropy: float = 0.125
+    value_limit: float = 1.3
+    """A token worth more than this is worth no more, in standard deviations over tokens (decomposed
+    critic): what is beyond is mostly error, and would bind all masks to a few words."""
+    entropy: float = 0.25
     """Weight of the entropy bonus, in units of the reward (state-value critic) or of the
     standard deviation of token values (decomposed critic)."""
     value_weight: float = 0.25
@@ -132,6 +138,7 @@ AgentSettings.PAPER = AgentSettings(
     reward="sign",
     critic="state-value",
     exploration="tokens",
+    repeatable="top",
     self_play="learning",
     gradient="sampled",
     importance="truncated",

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
                                            the response to the share of informative tokens
   nmg testbed --seeds 10 --setting matched --output testbed/
                                            the same where no fixed rule helps, drawn as a plot
+  nmg testbed --calibrate 200              how often random masking is called different from itself
 """
 RANDOM, AGAIN = "random", "random again"
 SHARES = tuple(step / 6 for step in range(7))
@@ -46,6 +47,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seeds", type=int, default=0, help="domains to score in (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the domain shown (default: 0)")
     parser.add_argument(
+        "--calibrate", type=int, default=0, metavar="N", help="comparisons of random with random"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="domains of each of them (default: 5)")
+    parser.add_argument(
         "--output", type=Path, help="folder for response.png and response.svg (extra: plots)"
     )
     parser.set_defaults(run=run)
@@ -61,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
     prepare_process()
     bed = build_testbed(setting_name(args.setting), family=args.family)
+    if args.calibrate:
+        from nmg.testbed_calibration import calibrate
+
+        print(calibrate(bed, args.calibrate, args.pairs, args.seed))
+        return 0
     deal = bed.world.deal(seed_of(args.seed, "shown", 0))
     print(
         f"An episode: {len(deal.contexts)} documents to mask, {len(deal.train)} labelled ones to "
@@ -87,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.seeds < 0 or args.documents < 0:
         raise ValueError("--seeds and --documents count domains and documents; give 0 or more.")
+    if args.calibrate < 0 or args.pairs < 2:
+        raise ValueError("--calibrate counts comparisons (0 or more), --pairs domains (2 or more).")
     if args.output is None:
         return
     if args.seeds < 2:

@@ -198,7 +198,7 @@ def test_perturbation_is_shared_by_the_masks_of_an_episode():
     agent = play(make(QUICK), 5)
     lean = agent.experience.draw_lean(np.random.default_rng(0))
     spread = agent.features.spread(lean.direction)
-    assert np.isclose(np.hypot(spread, lean.certainty * DEFAULT.lean), DEFAULT.lean)
+    assert np.isclose(np.hypot(spread, lean.certainty / DEFAULT.entropy), DEFAULT.lean)
 
 
 class StopAt(BaseCallback):
