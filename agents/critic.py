@@ -4,7 +4,8 @@ Runs of one episode share contexts, data and seeds; they differ in their masks. 
 
     score(run) = a(episode) + 1/n * sum over its masked tokens of  w . phi(token) + noise,
 
-n being the number of tokens that the fullest mask of the episode has. Centring within the episode
+n being the number of tokens that the fullest mask of the episode has. (The sums come from outside,
+where a word that a run masks again and again may count for less.) Centring within the episode
 removes a(episode) and is the same as using all pairs of its runs: every run teaches, whoever made
 it. w has a Gaussian prior and the noise variance an inverse-gamma one, so everything is closed
 form (Bishop 2006, section 3.3-3.5): Bayesian linear regression from sums of squares, whose cost

@@ -128,14 +128,30 @@ def read_runs(
 
 
 @torch.no_grad()
-def masked_sums(features: TokenFeatures, contexts: Contexts, masks_RBL: np.ndarray) -> np.ndarray:
-    """Components summed over the masked tokens of each run, float64 (R, D)."""
+def masked_sums(
+    features: TokenFeatures, contexts: Contexts, masks_RBL: np.ndarray, diminishing: float = 0.0
+) -> np.ndarray:
+    """Components summed over the masked tokens of each run, float64 (R, D).
+
+    Args:
+        features: describe the tokens.
+        contexts: B contexts.
+        masks_RBL: masks of each run.
+        diminishing: a token id that a run masks n times counts n to the power of 1 minus this.
+    """
     runs, batch, length = masks_RBL.shape
+    weights_RBL = np.stack([_shares(contexts.input_ids, m_BL, diminishing) for m_BL in masks_RBL])
     total_RD = np.zeros((runs, features.size))
     step = max(1, CHUNK_TOKENS // length)
     for start in range(0, batch, step):
         part = contexts.rows(slice(start, start + step)).trimmed()
         phi_BLD = features(part).cpu()
-        used = torch.as_tensor(masks_RBL[:, start : start + step, : phi_BLD.shape[1]])
+        used = torch.as_tensor(weights_RBL[:, start : start + step, : phi_BLD.shape[1]])
         total_RD += torch.einsum("rbl,bld->rd", used.float(), phi_BLD).double().numpy()
     return total_RD
+
+
+def _shares(input_ids_BL: np.ndarray, mask_BL: np.ndarray, diminishing: float) -> np.ndarray:
+    """What each masked token counts for, 0 to 1, (B, L); 0 where nothing is masked."""
+    times_V = np.bincount(input_ids_BL[mask_BL], minlength=int(input_ids_BL.max()) + 1)
+    return np.where(mask_BL, np.maximum(times_V, 1.0)[input_ids_BL] ** -diminishing, 0.0)

@@ -62,7 +62,7 @@ class Experience:
         masks_RBL = np.stack([runs.masks[name] for name in names])
         score_R = np.array([runs.scores[name] for name in names])
         self.critic.observe(
-            masked_sums(self.features, contexts, masks_RBL),
+            masked_sums(self.features, contexts, masks_RBL, self.settings.diminishing),
             masks_RBL.sum(axis=(1, 2)),
             relative_scores(score_R, self.settings.reward),
         )

@@ -42,6 +42,9 @@ class AgentSettings:
     critic: Literal["decomposed", "state-value"] = "decomposed"
     """``decomposed``: a score is a sum over masked tokens; ``state-value``: one value a context,
     and credit only to the tokens that the player alone masked."""
+    diminishing: float = 0.5
+    """A word masked n times in a run counts n to the power of 1 minus this (decomposed critic):
+    0 for a plain sum, 0.5 for the square root, 1 for every word once."""
     exploration: Literal["policy", "tokens"] = "policy"
     """``policy``: one perturbation an episode, all its masks lean the same way; ``tokens``: each
     token is drawn from the policy by itself."""
@@ -104,6 +107,11 @@ class AgentSettings:
                 f"exploration is '{self.exploration}'."
             )
         self._check_components()
+        if not 0 <= self.diminishing <= 1 or self.value_limit <= 0:
+            raise ValueError(
+                f"diminishing is {self.diminishing}, value_limit {self.value_limit}; the first "
+                "must lie between 0 and 1, the second above 0."
+            )
         for name in ("batch", "updates", "replay_capacity", "replay_contexts", "head_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
