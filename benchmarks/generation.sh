@@ -16,17 +16,18 @@ first=${FIRST:-0}
 model=$folder/multi30k-bart
 
 [[ -f $model/config.json ]] ||
-  nmg new-lm --architecture bart --dataset multi30k --vocab-size 6000 --width 128 --layers 2 \
-    --length 128 --output "$model"
+  nmg new-lm --architecture bart --dataset multi30k --vocab-size 5000 --width 128 --layers 2 \
+    --length 64 --output "$model"
 
-common=(--dataset multi30k --model "$model" --device "$device"
-  --seeds "$seeds" --first-seed "$first"
-  --max-source-length 64 --max-target-length 64 --beams 4)
+common=(--dataset multi30k --model "$model" --device "$device" --precision bf16
+  --seeds "$seeds" --first-seed "$first" --test-examples 500
+  --max-source-length 64 --max-target-length 64)
 
 # Which fragment, on few pairs: none, MASS from one token to all, as many scattered tokens.
 if [[ $what == mass || $what == all ]]; then
   nmg generation "${common[@]}" --objective mass scattered --k 0 0.25 0.5 0.75 1 \
-    --pairs 1000 5000 --pretrain-epochs 5 --finetune-epochs 20 --output "$folder/mass"
+    --scattered-k 0.5 --contexts 30000 --pretrain-epochs 2 --pairs 1000 5000 \
+    --finetune-steps 625 --output "$folder/mass"
 fi
 
 # The paper's own setting of adversarial masking: all pairs, from scratch.

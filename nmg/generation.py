@@ -71,6 +71,9 @@ class GenerationComparison:
     run, all others are compared with it."""
     k: tuple[float, ...] = (0.5,)
     """Shares of a sentence that are masked in pre-training; 0 is one token, 1 all of it."""
+    scattered_k: tuple[float, ...] = ()
+    """The shares of scattered tokens; none for those of k, as far as they are not the same thing
+    for both."""
     placement: tuple[str, ...] = (UNIFORM,)
     """Where MASS puts its fragment: uniform, or where a strategy (idf, ...) would mask most."""
     pairs: tuple[int, ...] = (1000,)
@@ -78,8 +81,10 @@ class GenerationComparison:
     of its own."""
     contexts: int = 0
     """Texts pre-trained on; 0 for all."""
+    split: Literal["test", "dev"] = "test"
+    """Pairs scored; dev to choose settings by."""
     test_examples: int = 0
-    """Pairs scored, the same for every seed; 0 for all of the test split."""
+    """Pairs scored, the same for every seed; 0 for all of the split."""
     seeds: int = 3
     """Seeds; every arm runs with the same ones."""
     first_seed: int = 0
@@ -102,7 +107,7 @@ class GenerationComparison:
         for name, count in [*counts, *(("pairs", count) for count in self.pairs)]:
             if count < 0:
                 raise ConfigError(f"{name} is {count}; it must be at least 0.")
-        for share in self.k:
+        for share in (*self.k, *self.scattered_k):
             if not 0 <= share <= 1:
                 raise ConfigError(f"k is {share}; it must be between 0 (one token) and 1 (all).")
 
@@ -123,6 +128,9 @@ class GenerationAdaptation(AdaptationSettings):
     """Pairs of a step of fine-tuning."""
     finetune_lr: float = 1e-3
     """Highest learning rate of fine-tuning."""
+    finetune_steps: int = 0
+    """About as many steps of fine-tuning whatever the number of pairs, in whole visits of them,
+    in place of finetune_epochs; 0 for those."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,8 @@ def arms(comparison: GenerationComparison) -> list[Arm]:
         elif objective == "scattered":
             # One token, and all of them, are the same scattered or not.
             same = {0.0, 1.0} if "mass" in comparison.objective else set()
-            found += [Arm(objective, share) for share in comparison.k if share not in same]
+            shares = comparison.scattered_k or [k for k in comparison.k if k not in same]
+            found += [Arm(objective, share) for share in shares]
         elif objective == "amt":
             found.append(Arm(objective))
     return list(dict.fromkeys(found))
@@ -215,9 +224,9 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         splits = load_splits(data.dataset, task="generation", data_dir=data.data_dir)
-    test = splits.test or splits.dev
+    test = (comparison.split == "test" and splits.test) or splits.dev
     if not test:
-        raise ValueError(f"{splits.name} has neither a test nor a dev split to score on.")
+        raise ValueError(f"{splits.name} has no {comparison.split} split to score on.")
     if max(comparison.pairs) > len(splits.train):
         raise ValueError(
             f"pairs is {max(comparison.pairs)}, but {splits.name} has {len(splits.train)} "
@@ -265,10 +274,22 @@ def arm_jobs(
                 train=_sample(material.train, count, seed),
                 score=material.test,  # type: ignore[arg-type]  # pairs have all a job asks of them
                 # Every visit has a mask of its own: the visits are contexts of a single epoch.
-                settings=replace(settings, pretrain_epochs=1),
+                settings=replace(
+                    settings,
+                    pretrain_epochs=1,
+                    finetune_epochs=_visits(settings, count or len(material.train)),
+                    finetune_steps=0,
+                ),
                 seed=seed,
             ),
         )
+
+
+def _visits(settings: GenerationAdaptation, pairs: int) -> int:
+    """How often every pair is fine-tuned on."""
+    if not settings.finetune_steps:
+        return settings.finetune_epochs
+    return max(1, round(settings.finetune_steps * settings.finetune_batch / pairs))
 
 
 def _sample(pairs: Sequence[Any], count: int, seed: int) -> Sequence[Any]:

@@ -77,7 +77,17 @@ def check_folder(folder: Path, config: GenerationConfig) -> None:
     if not path.is_file():
         return
     # More seeds, arms, fractions and pairs may be added: what has been scored stays what it was.
-    free = ("seeds", "first_seed", "objective", "k", "placement", "pairs", "device", "data_dir")
+    free = (
+        "seeds",
+        "first_seed",
+        "objective",
+        "k",
+        "scattered_k",
+        "placement",
+        "pairs",
+        "device",
+        "data_dir",
+    )
     before, now = read_settings(path), flatten(config)
     changed = [name for name in now if name not in free and before.get(name) != now[name]]
     if changed:

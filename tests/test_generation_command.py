@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from envs.tasks.generation import Generation
 from nmg.cli import main
 from nmg.generation import (
     Arm,
+    GenerationAdaptation,
     GenerationComparison,
     GenerationConfig,
     GenerationData,
@@ -73,6 +75,8 @@ def test_arms_by_name():
         "scattered k=0.5",
         "amt",
     ]
+    chosen = GenerationComparison(objective=("mass", "scattered"), k=(0, 1), scattered_k=(0.5,))
+    assert arms(chosen)[-1].name == "scattered k=0.5"
     alone = GenerationComparison(objective=("scattered",), k=(0, 1))
     assert [arm.name for arm in arms(alone)][1:] == ["scattered k=one token", "scattered k=all"]
 
@@ -103,6 +107,16 @@ def test_jobs_of_one_seed_share_everything_but_the_masks(place):
     again = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=1))
     other = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=2))
     assert again[3].key == jobs["mass k=0.5"][3].key != other[3].key
+
+
+def test_as_many_steps_whatever_the_number_of_pairs(place):
+    config = config_of(place, pairs=(3, 6, 0), test_examples=2, split="dev")
+    config = replace(config, adaptation=GenerationAdaptation(finetune_steps=12, finetune_batch=2))
+    model = load_seq2seq(str(place / "model"))
+    material = gather(config, model, Generation(model.tokenizer))
+    jobs = dict(arm_jobs(config, material, Arm("none"), seed=0))
+    visits = {count: job.settings.finetune_epochs for count, job in jobs.items()}
+    assert visits == {3: 8, 6: 4, 0: max(1, round(24 / len(material.train)))}
 
 
 def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, capsys):

@@ -88,6 +88,26 @@ def test_losses_are_the_models_own(name, tokenizers):
     torch.testing.assert_close(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_dropout_by_function_is_drawn_and_the_librarys_put_back(tokenizers):
+    """BART's layers call ``F.dropout``; its own is back afterwards."""
+    library = torch.nn.functional.dropout
+    model = make("bart", tokenizers)
+    ids = np.arange(5, 15)
+
+    def losses() -> torch.Tensor:
+        return model.token_losses(model.sources([ids]), [ids], [ids])
+
+    model.model.train()
+    torch.manual_seed(0)
+    first, second = losses(), losses()
+    torch.manual_seed(0)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(losses(), first)
+    model.model.eval()
+    torch.testing.assert_close(losses(), losses())
+    assert torch.nn.functional.dropout is library
+
+
 @pytest.mark.parametrize("name", SEQ2SEQ)
 def test_the_decoder_starts_as_in_training(name, tokenizers):
     """Generation begins with what every target begins with."""

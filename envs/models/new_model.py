@@ -121,6 +121,7 @@ def _values(size: ModelSize, tokenizer: PreTrainedTokenizerBase) -> dict[Of, Any
         Of.HEAD: size.width // size.heads,
         Of.INNER: 4 * size.width,
         Of.LAYERS: size.layers,
+        Of.SPREAD: size.width**-0.5,
         Of.EACH: [WINDOW] * size.layers,
         # RoBERTa's kin begin to count after the padding id; a few more do no harm elsewhere.
         Of.POSITIONS: size.length + 8,

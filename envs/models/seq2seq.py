@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.models.dropout import use_fast_dropout
+from envs.models.dropout import fast_dropout, use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.language_model import Precision
 from envs.text.corruption import IGNORE
@@ -151,7 +151,7 @@ class Seq2SeqModel:
         """
         labels_BM = self.batch(labels, IGNORE)
         where_BM = labels_BM != IGNORE
-        with self.autocast(), self._head_at(where_BM):
+        with self.autocast(), self._head_at(where_BM), _fast_functional_dropout():
             logits = self.model(
                 **inputs, decoder_input_ids=self.batch(decoder_ids), use_cache=False
             ).logits
@@ -204,6 +204,23 @@ class Seq2SeqModel:
     @property
     def _end(self) -> int | list[int] | None:
         return self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
+
+
+@contextmanager
+def _fast_functional_dropout() -> Iterator[None]:
+    """Let layers that call ``F.dropout`` (BART and its kin), not a module, have the cheap draw."""
+    library = nn.functional.dropout
+
+    def cheap(
+        input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return fast_dropout(input, p) if training and p else input
+
+    nn.functional.dropout = cheap
+    try:
+        yield
+    finally:
+        nn.functional.dropout = library
 
 
 def _mask_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
