@@ -14,6 +14,7 @@ import numpy as np
 from envs.adaptation.adapting import AdaptingSettings
 from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.new_lm_command import training_texts
+from nmg.online import ADVERSARIAL
 from nmg.options import ConfigError, add_flags, build, differences, given_flags
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ EXAMPLES = """examples:
             --budget 0.05 --greedy --output models/chemprot
   nmg adapt --model minilm --corpus domain.txt --strategy adversarial --output models/domain
 """
-ADVERSARIAL = "adversarial"
 RECORD = "adapt.json"
 WINDOWS = 10
 """Stretches of the training for which the masks' preferences are told apart."""

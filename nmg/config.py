@@ -14,7 +14,13 @@ from agents.settings import AgentSettings
 from envs.adaptation.jobs import AdaptationSettings
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
-TaskName = Literal["testbed", "qa", "classification"]
+TaskName = Literal["testbed", "qa", "classification", "generation"]
+GENERATION = (
+    "There is no meta-training for generation, whose actions are fragments where the agent chooses "
+    "tokens: compare objectives and placements with nmg generation, or train an agent of your own "
+    "on the environment nmg/MaskGeneration-v0."
+)
+"""What nmg train and nmg test say to the task generation."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class DataConfig:
     """Which text, which task, which language model."""
 
     task: TaskName = "testbed"
-    """``testbed`` (generated, the best mask is known), ``qa`` or ``classification``."""
+    """``testbed`` (generated, the best mask is known), ``qa`` or ``classification``; generation has
+    a command of its own, nmg generation."""
     dataset: str = "testbed"
     """A named data set (``nmg data list``), a file or a folder."""
     data_dir: str | None = None
@@ -227,6 +234,8 @@ def preset_settings(name: str | None, task: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: if there is no such preset.
     """
+    if task == "generation":
+        raise ConfigError(GENERATION)
     task = coerce("task", TaskName, task or DataConfig.task)
     by_task = {None: DEFAULT, "default": DEFAULT, "paper": PAPER}.get(name)
     if by_task is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -62,18 +64,28 @@ def masking_job(
     Args:
         world: the deal's.
         deal: what to mask, train and score on.
-        masking: how to mask.
+        masking: how to mask; one that learns on the way (nmg/online.py) is rehearsed.
         name: of the masking; its draws are seeded by it.
         budget: share of the tokens of a context that may be masked.
         settings: how masks become a score.
         run: seed of the comparison.
         number: of the deal; with ``run`` it seeds everything, the same for every masking.
     """
-    masks = None
-    if masking is not None:
-        masks = _policy_masks(world, deal, masking, budget, seed_of(run, f"mask/{name}", number))
+    masks, contexts = None, list(deal.contexts)
+    seed = seed_of(run, f"mask/{name}", number)
+    if hasattr(masking, "rehearse"):
+        # Every visit has masks of its own: the visits are contexts of a single epoch.
+        masks = masking.rehearse(
+            contexts, settings, budget=budget, seed=int(seed.generate_state(1)[0])
+        )
+        contexts, settings = (
+            contexts * settings.pretrain_epochs,
+            replace(settings, pretrain_epochs=1),
+        )
+    elif masking is not None:
+        masks = _policy_masks(world, deal, masking, budget, seed)
     return ScoreJob(
-        contexts=deal.contexts,
+        contexts=contexts,
         masks=masks,
         train=deal.train,
         score=deal.score,
@@ -162,7 +174,6 @@ def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:
         return {}
     masks = job.masks or []
     masked = sum(int(mask.sum()) for mask in masks)
-    hits = sum(
-        int((mask & best).sum()) for mask, best in zip(masks, deal.informative, strict=False)
-    )
+    visited = cycle(deal.informative)  # once an epoch, where every visit has a mask of its own
+    hits = sum(int((mask & next(visited)).sum()) for mask in masks)
     return {INFORMATIVE: hits / masked if masked else float("nan")}

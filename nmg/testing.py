@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="fixed strategies, e.g. idf span",
+        help="e.g. idf span; `adversarial` learns from the model's losses",
     )
     what.add_argument(
         "--start", type=int, default=0, help="use no checkpoint before this episode (default: 0)"
@@ -209,6 +209,7 @@ def gather_maskings(
     from nmg.checkpoint import chosen_checkpoint
     from nmg.evaluation import Greedy, observe
     from nmg.maskings import controls, load_policy, measured, strategy
+    from nmg.online import ADVERSARIAL, online_adversary
 
     world, states = arena.stage.world, arena.stage.states
     maskings: dict[str, Any] = {}
@@ -225,7 +226,9 @@ def gather_maskings(
             maskings |= controls(name, run_dir, policy, states, world.vocab_size, seen)
     maskings |= {"random": UniformRandom(), "none": None}
     for name in strategies:
-        if name not in maskings:
+        if name == ADVERSARIAL:
+            maskings[name] = online_adversary(arena.stage.scorer.language_model)
+        elif name not in maskings:
             maskings[name] = strategy(name, world, arena.contexts, arena.texts)
     if arena.best is not None:
         maskings["best mask"] = arena.best

@@ -70,6 +70,19 @@ def test_the_originals_testing_arguments_become_flags(run):
     )
 
 
+def test_generation_has_a_command_of_its_own(run):
+    given = run("run_train.sh", "r", "generation", "multi30k", "models/m", "1", "--k", "0.5")
+    expected = "--name r --dataset multi30k --model models/m --device cuda:1 --k 0.5"
+    assert given == f"-m nmg generation {expected}"
+    arguments = ["r", "-", "generation", "multi30k", "models/m", "cpu", "1", "0", "3", "0.5"]
+    expected = (
+        "--name r --dataset multi30k --model models/m --device cpu --pretrain-epochs 3 --k 0.5"
+    )
+    assert run("run_test.sh", *arguments, "--seeds", "2") == (
+        f"-m nmg generation {expected} --seeds 2"
+    )
+
+
 def test_the_last_testbed_run_is_tested_without_arguments(run, tmp_path):
     assert "run ./run_train.sh first" in run("run_test.sh", code=2)
     (tmp_path / "output/testbed/tiny/a_neural").mkdir(parents=True)

@@ -1,0 +1,86 @@
+"""A strategy that learns online in a comparison: rehearsed, its masks those of the job."""
+
+import json
+
+import numpy as np
+import pytest
+
+from envs.adaptation.jobs import AdaptationSettings
+from envs.testbed import build_testbed
+from nmg.cli import main
+from nmg.evaluation import INFORMATIVE, evaluate, masking_job, seed_of
+from nmg.online import OnlineMasking, online_adversary
+
+
+@pytest.fixture(scope="module")
+def bed():
+    return build_testbed("small")
+
+
+class Leftmost:
+    """Masks the first maskable tokens; writes down what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        maskable = observation["maskable"].astype(bool)
+        return (maskable & (maskable.cumsum(axis=1) <= observation["budget"])).astype(np.int8), None
+
+    def feedback(self, observation, mask, token_losses):
+        self.told.append(float(token_losses[mask.astype(bool)].mean()))
+
+
+def test_the_job_has_the_masks_of_every_visit(bed):
+    made = []
+    masking = OnlineMasking(bed.language_model, lambda seed: made.append(Leftmost()) or made[-1])
+    deal = bed.world.deal(seed_of(0, "x", 0))
+    settings = AdaptationSettings(pretrain_epochs=2, pretrain_batch=8)
+    before = bed.language_model.snapshot()
+    job = masking_job(
+        bed.world, deal, masking, name="x", budget=0.3, settings=settings, run=0, number=0
+    )
+    assert (bed.language_model.snapshot() == before).all()
+    count = len(deal.contexts)
+    assert len(job.masks) == len(job.contexts) == 2 * count
+    assert job.settings.pretrain_epochs == 1
+    for context, mask in zip(job.contexts, job.masks, strict=True):
+        masked = int(mask.sum())
+        assert masked >= 1
+        first = np.flatnonzero(context.maskable)[:masked]
+        assert (np.flatnonzero(mask) == first).all()
+    assert len(made[0].told) == 2 * -(-count // 8)
+
+
+def test_an_adversary_is_scored_like_any_masking(bed):
+    deal = bed.world.deal(seed_of(0, "y", 0))
+    maskings = {"adversarial": online_adversary(bed.language_model), "random": None}
+    scores = [
+        evaluate(
+            bed.world,
+            [deal],
+            maskings,
+            bed.executor,
+            budget=bed.budget,
+            settings=bed.settings,
+            run=3,
+        )
+        for _ in range(2)
+    ]
+    assert scores[0]["adversarial"] == scores[1]["adversarial"]
+    assert 0 <= scores[0]["adversarial"][0][INFORMATIVE] <= 1
+
+
+def test_nmg_test_knows_the_adversary(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["test", "--task", "testbed", "--dataset", "small", "--strategy", "adversarial"]
+    assert main([*command, "--seeds", "2", "--workers", "1", "--output", str(out)]) == 0
+    capsys.readouterr()
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert "adversarial" in [row["masking"] for row in rows]
+
+
+def test_generation_points_to_its_command(capsys):
+    for command in ("train", "test"):
+        assert main([command, "--task", "generation", "--dataset", "multi30k"]) == 2
+        assert "nmg generation" in capsys.readouterr().err
