@@ -88,7 +88,7 @@ def adapt(
         reseed(int(rng.integers(2**31)))
     per_epoch = -(-len(corpus) // settings.batch)
     total, losses = settings.epochs * per_epoch, np.full(settings.epochs * per_epoch, np.nan)
-    optimizer = torch.optim.AdamW([lm.flat.parameter], lr=settings.lr, weight_decay=0.0, fused=True)
+    optimizer = lm.flat.adamw(settings.lr)
     devices = [lm.device] if lm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(rng.integers(2**31)))

@@ -8,7 +8,6 @@ whatever ran before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -173,13 +172,9 @@ class Scorer:
         """AdamW with a clipped gradient, as BERT is fine-tuned."""
         lm = self.language_model
         lm.model.train()
-        parameters: list[Any] = [lm.flat.parameter]
-        if head is not None:
-            head.train()
-            parameters += head.parameters()
-        optimizer = torch.optim.AdamW(
-            parameters, lr=lr, weight_decay=settings.weight_decay, fused=True
-        )
+        others = [] if head is None else list(head.train().parameters())
+        parameters = [lm.flat.parameter, *others]
+        optimizer = lm.flat.adamw(lr, weight_decay=settings.weight_decay, others=others)
         values = np.zeros(len(batches))
         for step, rows in enumerate(batches):
             optimizer.param_groups[0]["lr"] = lr * self.schedule(step / len(batches))

@@ -9,7 +9,7 @@ instead.
 With S = Q K^T s, P = softmax(S), dropout mask M, c = 1 / (1 - rate) and O = c (P * M) V, the
 gradients are, with G that of O,
 
-    dV = c (P * M)^T G,    dS = (P * M) * (c G V^T) - P * rowsum(G * O),    dQ = s dS K,
+    dV = c (P * M)^T G,    X = (P * M) * (c G V^T),    dS = X - P * rowsum(X),    dQ = s dS K,
     dK = s dS^T Q,
 
 written out because a sequence at a time stays in the cache, and because autograd's slices would
@@ -51,22 +51,33 @@ class PackedLayout:
     def short(self) -> bool:
         return len(self.lengths) > 1 and sum(self.lengths) < SHORT * len(self.lengths)
 
-    def cut(self, x_THD: Tensor) -> list[Tensor]:
-        """The sequences, each (H, n, D); short ones as one padded block (N * H, Lmax, D)."""
+    def cut(self, x_THD: Tensor, factor: float = 1.0) -> list[Tensor]:
+        """Copies of the sequences times a factor, contiguous, in float32.
+
+        Each (H, n, D); short sequences as one padded block (N * H, Lmax, D).
+        """
         if not self.short:
-            ends = accumulate(self.lengths)
-            starts = [0, *accumulate(self.lengths)]
-            return [x_THD[a:b].transpose(0, 1) for a, b in zip(starts, ends, strict=False)]
-        rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), x_THD.shape
-        block = x_THD.new_zeros((rows * longest, heads, width))
-        block.index_copy_(0, self.block()[0], x_THD)
-        block = block.view(rows, longest, heads, width).transpose(1, 2)
-        return [block.reshape(rows * heads, longest, width)]
+            pieces = [
+                torch.empty(view.shape, dtype=torch.float32, device=view.device).copy_(view)
+                for view in self._views(x_THD)
+            ]
+        else:
+            rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), x_THD.shape
+            block = x_THD.new_zeros((rows * longest, heads, width), dtype=torch.float32)
+            block.index_copy_(0, self.block()[0], x_THD.float())
+            block = block.view(rows, longest, heads, width).transpose(1, 2)
+            pieces = [block.reshape(rows * heads, longest, width)]
+        return pieces if factor == 1 else [piece.mul_(factor) for piece in pieces]
+
+    def _views(self, x_THD: Tensor) -> list[Tensor]:
+        ends = list(accumulate(self.lengths))
+        starts = [0, *ends]
+        return [x_THD[a:b].transpose(0, 1) for a, b in zip(starts, ends, strict=False)]
 
     def paste(self, pieces: Sequence[Tensor], out_THD: Tensor) -> Tensor:
         """What ``cut`` gave, put together again."""
         if not self.short:
-            for place, piece in zip(self.cut(out_THD), pieces, strict=True):
+            for place, piece in zip(self._views(out_THD), pieces, strict=True):
                 place.copy_(piece)
             return out_THD
         rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), out_THD.shape
@@ -135,42 +146,37 @@ class _Attention(torch.autograd.Function):
         layout: PackedLayout,
     ) -> Tensor:
         ctx.layout, ctx.scale, ctx.kept = layout, scale, 1.0 / (1.0 - rate)
-        query, key, value = (x.float() for x in (query_THD, key_THD, value_THD))
-        query = query * scale
-        pieces = list(zip(*(layout.cut(x) for x in (query, key, value)), strict=True))
+        factors = (scale, 1.0, 1.0)
+        inputs = zip((query_THD, key_THD, value_THD), factors, strict=True)
+        pieces = list(zip(*(layout.cut(x, factor) for x, factor in inputs), strict=True))
         bits = _bits([len(q) * q.shape[1] ** 2 for q, _, _ in pieces], rate)
         trains = any(ctx.needs_input_grad)
         outputs, saved = [], []
-        with torch.autocast(query.device.type, enabled=False):
+        with torch.autocast(query_THD.device.type, enabled=False):
             for (q, k, v), keep in zip(pieces, bits, strict=True):
                 weights = torch.softmax(layout.masked(torch.bmm(q, k.transpose(1, 2))), dim=-1)
                 dropped = weights if keep is None else apply_bits(weights, keep.view_as(weights))
                 outputs.append(torch.bmm(dropped, v))
                 if trains:
-                    saved.append((weights, dropped))
-        out_THD = layout.paste(outputs, torch.empty_like(query)).mul_(ctx.kept)
-        if trains:
-            ctx.weights = saved
-            ctx.save_for_backward(query, key, value, out_THD)
-        return out_THD
+                    saved.append((q, k, v, weights, dropped))
+        ctx.pieces = saved
+        out_THD = torch.empty(query_THD.shape, dtype=torch.float32, device=query_THD.device)
+        return layout.paste(outputs, out_THD).mul_(ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, grad_THD: Tensor) -> tuple[Any, ...]:
-        query, key, value, out_THD = ctx.saved_tensors
-        rows_TH1 = (grad_THD * out_THD).sum(dim=-1, keepdim=True)
-        grad_THD = grad_THD * ctx.kept
-        cut = [ctx.layout.cut(x) for x in (query, key, value, grad_THD, rows_TH1)]
         grads = []
-        for pieces, (weights, dropped) in zip(zip(*cut, strict=True), ctx.weights, strict=True):
-            q, k, v, g, rows = pieces
-            d_scores = torch.bmm(g, v.transpose(1, 2))
-            d_scores.mul_(dropped).addcmul_(weights, rows, value=-1)
+        for g, piece in zip(ctx.layout.cut(grad_THD, ctx.kept), ctx.pieces, strict=True):
+            q, k, v, weights, dropped = piece
+            d_scores = torch.bmm(g, v.transpose(1, 2)).mul_(dropped)
+            d_scores.addcmul_(weights, d_scores.sum(dim=-1, keepdim=True), value=-1)
             d_key = torch.bmm(d_scores.transpose(1, 2), q)
-            grads.append((torch.bmm(d_scores, k), d_key, torch.bmm(dropped.transpose(1, 2), g)))
-        d_query, d_key, d_value = (
-            ctx.layout.paste(part, torch.empty_like(query)) for part in zip(*grads, strict=True)
+            d_query = torch.bmm(d_scores, k).mul_(ctx.scale)
+            grads.append((d_query, d_key, torch.bmm(dropped.transpose(1, 2), g)))
+        d_query_THD, d_key_THD, d_value_THD = (
+            ctx.layout.paste(part, torch.empty_like(grad_THD)) for part in zip(*grads, strict=True)
         )
-        return d_query.mul_(ctx.scale), d_key, d_value, None, None, None
+        return d_query_THD, d_key_THD, d_value_THD, None, None, None
 
 
 def _bits(sizes: Sequence[int], rate: float) -> Sequence[Tensor | None]:

