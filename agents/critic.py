@@ -29,7 +29,7 @@ import numpy as np
 
 STRENGTHS = np.logspace(-1.0, 3.0, 9)
 """Prior variance of a token's value, in units of the noise variance of a score."""
-POWERS = (0.0, 0.5, 1.0)
+POWERS = (0.0, 0.5, 1.0, 2.0)
 """Prior variance of a component falls as its share of variance to this power."""
 PRIOR_COUNT = 1.0
 """Shape of the inverse-gamma prior of the noise variance."""

@@ -40,7 +40,7 @@ class Row:
     group: str
 
 
-def _row(name: str, says: str, episodes: int = 30, **changes: Any) -> Row:
+def _row(name: str, says: str, episodes: int = 20, **changes: Any) -> Row:
     """The default agent with some settings changed."""
     own = {
         key: changes.pop(key)
@@ -57,7 +57,7 @@ ROWS = (
         "paper",
         "paper preset",
         Ours(PAPER, finetune_seeds=1),
-        120,
+        100,
         "agent",
     ),
     _row("accuracy", "accuracy instead of likelihood", metric="headline"),
@@ -83,9 +83,9 @@ ROWS = (
     _row("self-play-random", "self-play: random", self_play="random"),
     _row("self-play-frozen", "self-play: frozen", self_play="frozen"),
     _row("self-play-learning", "self-play: learning", self_play="learning"),
-    Row("ppo", "PPO", Library("PPO"), 60, "other"),
-    Row("maskable-ppo", "MaskablePPO, token by token", Library("MaskablePPO"), 60, "other"),
-    Row("dqn", "DQN, token by token", Library("DQN"), 60, "other"),
-    Row("bandit", "linear contextual bandit, Thompson sampling", Bandit(), 60, "other"),
-    Row("random-search", "random search over fixed strategies", RandomSearch(), 30, "other"),
+    Row("ppo", "PPO", Library("PPO"), 40, "other"),
+    Row("maskable-ppo", "MaskablePPO, token by token", Library("MaskablePPO"), 40, "other"),
+    Row("dqn", "DQN, token by token", Library("DQN"), 40, "other"),
+    Row("bandit", "linear contextual bandit, Thompson sampling", Bandit(), 40, "other"),
+    Row("random-search", "random search over fixed strategies", RandomSearch(), 20, "other"),
 )
