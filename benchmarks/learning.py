@@ -4,6 +4,7 @@
     python benchmarks/learning.py --rows default paper --seeds 0 1
     python benchmarks/learning.py --rows paper --episodes 1000  longer than the row says
     python benchmarks/learning.py --only-report                 tables of what is there
+    python benchmarks/learning.py --transfer standard easy sparse    judge its policies elsewhere
 
 Every row is trained on domains of its own and judged on the same held-out domains, whose words no
 training episode has. A finished run leaves a file in the folder and is not run again. Writes
@@ -77,6 +78,7 @@ def parser(names: Sequence[str]) -> argparse.ArgumentParser:
     add("--deals", type=int, default=10, help="held-out domains (default: 10)")
     add("--folder", type=Path, default=Path("output/learning"), help="for the result files")
     add("--output", type=Path, default=Path(__file__).parents[1] / "docs")
+    add("--transfer", nargs="+", metavar="SETTING", help="judge saved policies in these settings")
     add("--only-report", action="store_true", help="run nothing")
     return found
 
@@ -89,9 +91,24 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parser([row.name for row in ROWS]).parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
+    if args.transfer:
+        return judge_elsewhere(args)
     if not args.only_report:
         run_missing(args, [row for row in ROWS if row.name in args.rows])
     print(write(args.folder, args.setting, args.output))
+    return 0
+
+
+def judge_elsewhere(args: argparse.Namespace) -> int:
+    """Policies of the rows in other settings."""
+    from learning_parts.transfer import transfer
+
+    from nmg.training import prepare_process
+
+    prepare_process()
+    for row in args.rows:
+        if list(args.folder.glob(f"{args.setting}-{row}-*-policy")):
+            print(transfer(args.folder, args.setting, row, args.transfer, args.deals), flush=True)
     return 0
 
 

@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         "--dataset",
         default="standard",
         metavar="NAME",
-        help="easy, standard, matched (hard) or small (default: standard)",
+        help="easy, standard, sparse, matched (hard) or small (default: standard)",
     )
     parser.add_argument(
         "--family", default="train", help="train, or test: other new words (default: train)"

@@ -13,6 +13,8 @@ from envs.testbed.settings import settings_named
 from learning_parts.rows import ROWS, Row
 
 BEGIN, END = "<!-- learning: written by benchmarks/learning.py -->", "<!-- end of learning -->"
+COMMON = 20
+"""Episodes after which all rows are compared."""
 Run = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Run]]
 GROUPS = {
@@ -53,11 +55,19 @@ def by_words(point: Mapping[str, Any], setting: str) -> float:
     return (point["informative"] - chance) / (1 - chance)
 
 
+def by_score(point: Mapping[str, Any]) -> float | None:
+    """Closed part of the gap in likelihood between random and best mask, where it was measured."""
+    return point["closed"]
+
+
 def reached(run: Run, share: float, measure: Callable[[Any], float | None]) -> Any:
-    """The first point at which the closed part is at least ``share``, or ``None``."""
-    for point in run["points"]:
-        value = measure(point)
-        if value is not None and value >= share:
+    """The first point from which on two in a row closed at least ``share``, or ``None``.
+
+    One point alone may be luck: an untrained direction of the embeddings can be a good one.
+    """
+    measured = [(point, value) for point in run["points"] if (value := measure(point)) is not None]
+    for (point, value), (_, following) in zip(measured, measured[1:] + measured[-1:], strict=True):
+        if min(value, following) >= share:
             return point
     return None
 
@@ -82,8 +92,8 @@ def _about(runs: Runs) -> str:
         f"{', '.join(map(str, deals))} held-out domains, the same for all. *Words*: share of "
         "informative tokens, as part of the way from chance to all; *score*: likelihood, as part "
         "of the way from random to best mask. *Episodes to*: the first measured one at which that "
-        "part is reached; `-` if a run never reached it. Seconds are of one core, judging left "
-        "out."
+        "part is reached and at the next one too; `-` if a run never reached it. Seconds are "
+        "processor seconds of one core, judging left out."
     )
 
 
@@ -91,6 +101,8 @@ def _head() -> list[str]:
     return [
         "",
         "runs",
+        f"words, after {COMMON}",
+        f"score, after {COMMON}",
         "episodes",
         "words, at the end",
         "score, at the end",
@@ -106,20 +118,20 @@ def _cells(row: Row, found: Sequence[Run], setting: str) -> list[str]:
     def words(point: Any) -> float:
         return by_words(point, setting)
 
-    def score(point: Any) -> float | None:
-        return point["closed"]
-
     last = [run["points"][-1] for run in found]
+    common = [point for run in found for point in run["points"] if point["episode"] == COMMON]
     length = [run["episodes"] for run in found]
     return [
         row.says,
         str(len(found)),
+        _spread([words(point) for point in common], "{:.0%}"),
+        _spread([point["closed"] for point in common], "{:.0%}"),
         str(length[0]) if len(set(length)) == 1 else f"{min(length)} to {max(length)}",
         _spread([words(point) for point in last], "{:.0%}"),
         _spread([point["closed"] for point in last], "{:.0%}"),
         _first(found, 0.5, words, "episode"),
         _first(found, 0.8, words, "episode"),
-        _first(found, 0.8, score, "episode"),
+        _first(found, 0.8, by_score, "episode"),
         _first(found, 0.8, words, "cpu"),
         _spread([p["cpu"] / n for p, n in zip(last, length, strict=True)], "{:.2f}"),
     ]
@@ -137,6 +149,8 @@ def _first(
 
 def _spread(values: Sequence[float], form: str) -> str:
     """Median (lowest to highest)."""
+    if not values:
+        return ""
     middle, low, high = (form.format(x) for x in (median(values), min(values), max(values)))
     return middle if low == high else f"{middle} ({low} to {high})"
 
@@ -160,13 +174,10 @@ def plot(runs: Runs, setting: str, path: Path) -> None:
     def words(point: Any) -> float:
         return by_words(point, setting)
 
-    def score(point: Any) -> float | None:
-        return point["closed"]
-
     panels = (
         (axes[0][0], learners, words, "episode", "words, by episodes"),
         (axes[0][1], learners, words, "cpu", "words, by processor seconds"),
-        (axes[1][0], learners, score, "episode", "score, by episodes"),
+        (axes[1][0], learners, by_score, "episode", "score, by episodes"),
         (axes[1][1], changed, words, "episode", "words: the default agent with one thing changed"),
     )
     for axis, rows, measure, across, title in panels:

@@ -92,6 +92,12 @@ SETTINGS = {
         contexts=96, task_keywords=6, adaptation=replace(_ADAPTATION, pretrain_batch=96)
     ),
     "standard": TestbedSettings(),
+    "sparse": TestbedSettings(
+        contexts=96,
+        known_in_document=3,
+        new_in_document=2,
+        adaptation=replace(_ADAPTATION, pretrain_batch=96),
+    ),
     "matched": TestbedSettings(language=_MATCHED),
 }
 SETTINGS["hard"] = SETTINGS["matched"]

@@ -1,0 +1,50 @@
+"""A/A calibration counts the alarms of the real comparison and says how sure the count is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nmg import testbed_calibration
+from nmg.testbed_calibration import AGAIN, calibrate, wilson_interval
+
+
+def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -> None:
+    dealt = []
+
+    def deal(seed: np.random.SeedSequence) -> str:
+        dealt.append(seed.generate_state(1)[0])
+        return "deal"
+
+    def scores(world, deals, maskings, executor, **settings):
+        number = settings["run"]
+        nll = [1.0, 1.1, 1.2]
+        # The second comparison differs by nearly the same in every pair, the others by nothing.
+        shift = np.array([0.5, 0.51, 0.52]) if number == 1 else np.zeros(3)
+        return {
+            "random": [{"nll": value, "accuracy": 50.0} for value in nll],
+            AGAIN: [{"nll": v + s, "accuracy": 50.0} for v, s in zip(nll, shift, strict=True)],
+        }
+
+    monkeypatch.setattr(testbed_calibration, "evaluate", scores)
+    bed = SimpleNamespace(
+        world=SimpleNamespace(deal=deal),
+        executor=None,
+        budget=0.1,
+        settings=None,
+        task=SimpleNamespace(higher_is_better={"nll": False, "accuracy": True}),
+    )
+    found = calibrate(bed, comparisons=4, pairs=3, seed=0)
+    assert found.alarms == {"nll": 1, "accuracy": 0}
+    assert len(set(dealt)) == len(dealt) == 12
+    assert "by nll: 1 of 4 (25.0%" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "trials", "low", "high"),
+    [(10, 200, 0.0274, 0.0896), (0, 200, 0.0, 0.0188), (200, 200, 0.9812, 1.0)],
+)
+def test_wilson_intervals_are_those_of_the_formula(count, trials, low, high) -> None:
+    assert wilson_interval(count, trials) == pytest.approx((low, high), abs=1e-4)
