@@ -13,15 +13,14 @@ left alone, the module would collapse onto noise (names, typos), which no model 
 k tokens are the k of highest score (plus Gumbel noise while learning), not those whose *index* in
 the sorted order is small, which is as good as random.
 
-Shapes: B contexts, L tokens, V vocabulary, W width.
+Shapes: B contexts, L tokens.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,160 +31,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agents import budgeted
+from agents.adversarial_module import (
+    AdversarySettings,
+    RunningLoss,
+    ScoringModule,
+    adversarial_loss,
+)
 from agents.contexts import Contexts
 
 FORMAT = 1
 ABOUT, TENSORS = "adversary.json", "adversary.safetensors"
-
-
-@dataclass(frozen=True)
-class AdversarySettings:
-    """The masking module and how it learns."""
-
-    width: int = 64
-    """Width of the module."""
-    layers: int = 2
-    """Transformer layers."""
-    heads: int = 4
-    """Attention heads; they divide the width."""
-    learning_rate: float = 1e-3
-    """Of Adam, one step a batch."""
-    entropy_floor: float = 0.7
-    """Least entropy of the choice, as a share of that of a uniform one."""
-    floor_weight: float = 10.0
-    """Weight of falling below the floor."""
-    memory: float = 0.98
-    """Share of the running mean and deviation of the losses that a batch leaves as it was."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-
-    def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % (2 * self.heads):
-            raise ValueError(
-                f"width is {self.width} and heads {self.heads}; the width must be a multiple of "
-                "twice the heads."
-            )
-        for name in ("entropy_floor", "memory"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
-
-
-class ScoringModule(nn.Module):
-    """Scores tokens by their ids and their neighbours; uniform before it has learned.
-
-    Args:
-        vocab_size: V.
-        settings: width, layers, heads.
-    """
-
-    def __init__(self, vocab_size: int, settings: AdversarySettings) -> None:
-        super().__init__()
-        width = settings.width
-        self.embedding = nn.Embedding(vocab_size, width)
-        self.layers = nn.ModuleList(_Layer(width, settings.heads) for _ in range(settings.layers))
-        self.score = nn.Linear(width, 1)
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
-
-    def forward(self, input_ids_BL: Tensor, real_BL: Tensor) -> Tensor:
-        """Scores, (B, L); padding is not looked at."""
-        x_BLW = self.embedding(input_ids_BL)
-        x_BLW = x_BLW + _positions(x_BLW.shape[1], x_BLW.shape[2]).to(x_BLW)
-        for layer in self.layers:
-            x_BLW = layer(x_BLW, real_BL)
-        return self.score(x_BLW).squeeze(-1)
-
-
-class _Layer(nn.Module):
-    """Pre-norm self-attention and feed-forward without dropout.
-
-    Attention is written out: with gradients, on CPU and at these sizes, the fused kernel takes
-    several times as long.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, x_BLW: Tensor, real_BL: Tensor) -> Tensor:
-        batch, length, width = x_BLW.shape
-        shape = (batch, length, 3, self.heads, width // self.heads)
-        query, key, value = self.mix(self.norm(x_BLW)).view(shape).permute(2, 0, 3, 1, 4)
-        weights = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
-        hidden = ~real_BL[:, None, None, :]
-        weights = weights.masked_fill(hidden, -1e9).softmax(dim=-1)
-        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
-        x_BLW = x_BLW + self.out(mixed)
-        return x_BLW + self.feed(x_BLW)
-
-
-def _positions(length: int, width: int) -> Tensor:
-    """Sinusoidal positions, (L, W) (Vaswani et al. 2017)."""
-    rate_W = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angle_LW = torch.arange(length)[:, None] * rate_W
-    return torch.stack([angle_LW.sin(), angle_LW.cos()], dim=2).flatten(1)
-
-
-class RunningLoss(nn.Module):
-    """Running mean and deviation of token losses: baseline and unit of the module's loss."""
-
-    mean: Tensor
-    square: Tensor
-    weight: Tensor
-
-    def __init__(self, memory: float) -> None:
-        super().__init__()
-        self.memory = memory
-        for name in ("mean", "square", "weight"):
-            self.register_buffer(name, torch.zeros(()))
-
-    def update(self, losses_N: Tensor) -> None:
-        """Take in the losses of a batch."""
-        for total, value in (
-            (self.mean, losses_N.mean()),
-            (self.square, losses_N.square().mean()),
-            (self.weight, torch.ones(())),
-        ):
-            total.mul_(self.memory).add_(value.to(total), alpha=1 - self.memory)
-
-    def standardised(self, losses_N: Tensor) -> Tensor:
-        """Losses above the mean, in deviations."""
-        mean, square = self.mean / self.weight, self.square / self.weight
-        return (losses_N - mean) / (square - mean**2).clamp_min(1e-6).sqrt()
-
-
-def adversarial_loss(
-    scores_BL: Tensor,
-    maskable_BL: Tensor,
-    mask_BL: Tensor,
-    advantage_BL: Tensor,
-    settings: AdversarySettings,
-) -> tuple[Tensor, Tensor]:
-    """What the module minimises.
-
-    Args:
-        scores_BL: of the module.
-        maskable_BL: bool, the tokens it chose from.
-        mask_BL: bool, those it chose.
-        advantage_BL: standardised loss of the language model at the chosen tokens, no gradient.
-        settings: floor and its weight.
-
-    Returns:
-        The loss, and the mean entropy as a share of a uniform choice's.
-    """
-    log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL)
-    chosen_N = log_probs_BL[mask_BL]
-    gain = (advantage_BL[mask_BL].detach() * chosen_N).sum() / max(1, len(chosen_N))
-    most_B = maskable_BL.sum(dim=1).clamp(min=2).log()
-    entropy_B = budgeted.entropy(log_probs_BL) / most_B
-    below = (settings.entropy_floor - entropy_B).clamp(min=0).mean()
-    return settings.floor_weight * below - gain, entropy_B.mean().detach()
 
 
 class AdversarialMasking:

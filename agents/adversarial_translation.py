@@ -29,7 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents import budgeted
-from agents.adversarial import AdversarySettings, RunningLoss, ScoringModule, adversarial_loss
+from agents.adversarial_module import (
+    AdversarySettings,
+    RunningLoss,
+    ScoringModule,
+    adversarial_loss,
+)
 
 StateProvider = Callable[[Sequence[Any]], tuple[Tensor, Tensor]]
 """Pairs -> states (B, S, F) of a pre-trained encoder of their sources, and where they are real,

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import gymnasium as gym
 import torch
 import transformers
+from architectures_table import TASKS, Result, markdown
 
 from envs.adaptation.jobs import AdaptationSettings
 from envs.models.architectures import (
     ARCHITECTURES,
     Architecture,
-    Head,
-    has_head,
     padded_length,
 )
+from envs.models.heads import Head, has_head
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import Family, train_tokenizer
@@ -53,7 +52,6 @@ SETTINGS = AdaptationSettings(
     finetune_batch=4,
     finetune_lr=1e-2,
 )
-TASKS = ("qa", "classification", "generation", "collator")
 EPISODE = {"contexts_per_episode": 8, "budget": 0.2, "reward": "nll_gain", "settings": SETTINGS}
 
 PLACES = ("Arden", "Holt", "Merrow", "Saxby", "Tarn", "Velden", "Wick", "Yarrow")
@@ -112,18 +110,6 @@ def write_data(folder: Path) -> dict[str, Path]:
     for name, content in files.values():
         (folder / name).write_text(content, encoding="utf-8")
     return {task: folder / name for task, (name, _) in files.items()}
-
-
-@dataclass
-class Result:
-    """One row: what each task gave."""
-
-    row: Architecture
-    cells: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    """Sentences of the program, by task."""
-    weights: int = 0
-    seconds: float = 0.0
 
 
 def save_model(row: Architecture, head: Head, tokenizer: Any, folder: Path) -> int:
@@ -217,76 +203,6 @@ def _is_ours(error: Exception) -> bool:
     return _is_users(error)
 
 
-def markdown(results: list[Result]) -> str:
-    """The document."""
-    versions = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
-    lines = [
-        "# Architectures",
-        "",
-        "Made by `python benchmarks/architectures.py --output docs/architectures.md`; do not edit.",
-        "",
-        f"Every number below was run ({versions}): one episode of the registered environment on a "
-        f"small random model ({SIZE.layers} layers, width {SIZE.width}) with a tokenizer of the "
-        "architecture's own family, trained on the spot. Mask, further pre-train, fine-tune, "
-        "score, reward; twice, with the same reward. A number under a task is that reward (nats "
-        "of likelihood gained by masking from the left over random masking: on random weights its "
-        "size means nothing, that it is there does); under *collator* it is the masked-LM loss of "
-        "a training step. *no*: the program says why, in the sentence below the table.",
-        "",
-        "| architecture | model type | tokenizer | qa | classification | generation | collator |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        cells = " | ".join(result.cells[task] for task in TASKS)
-        row = result.row
-        lines.append(f"| {row.title} | `{row.model_type}` | {row.tokenizer} | {cells} |")
-    worked = {task: sum(r.cells[task] != "no" for r in results) for task in TASKS}
-    counts = ", ".join(f"{task} {count}" for task, count in worked.items())
-    lines += ["", f"Of {len(results)} architectures work: {counts}.", "", "## What is handled", ""]
-    lines += [f"- {r.row.title}: {r.row.trap}." for r in results if r.row.trap]
-    lines += [
-        "",
-        "All of it is data in `envs/models/architectures.py`. Whether batches can go without "
-        "padding, and whether the vocabulary head can be computed at masked positions alone, is "
-        "found by trying when a model is loaded.",
-        "",
-        "## What the program says where it cannot",
-        "",
-    ]
-    said: dict[tuple[str, str], list[str]] = {}
-    for result in results:
-        for sentence in dict.fromkeys(result.notes.values()):
-            tasks = ", ".join(task for task in TASKS if result.notes.get(task) == sentence)
-            kind = result.row.model_type
-            told = sentence.replace(f"{kind!r} is a {kind} model", "'NAME' is a TYPE model")
-            said.setdefault((told, tasks), []).append(result.row.title)
-    for (sentence, tasks), titles in said.items():
-        lines.append(f'- {tasks}: "{sentence}"  \n  {", ".join(titles)}')
-    slow = [result.row.title for result in results if not has_fast_tokenizer(result.row)]
-    lines += [
-        "",
-        "Published checkpoints of some architectures come with a tokenizer that transformers has "
-        "only in Python. It does not tell which word a token belongs to, and the program says so: "
-        f"convert it to a fast one first. These are: {', '.join(slow) or '-'}.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def has_fast_tokenizer(row: Architecture) -> bool:
-    """Whether the library's own tokenizer of an architecture that works is a fast one."""
-    from transformers import TokenizersBackend
-    from transformers.models.auto.tokenization_auto import (
-        TOKENIZER_MAPPING_NAMES,
-        tokenizer_class_from_name,
-    )
-
-    heads: tuple[Head, ...] = ("masked", "seq2seq")
-    if not any(has_head(row.model_type, head) for head in heads):
-        return True
-    name = TOKENIZER_MAPPING_NAMES.get(row.model_type)
-    return name is None or issubclass(tokenizer_class_from_name(name), TokenizersBackend)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, help="markdown file (default: print)")
@@ -312,7 +228,7 @@ def main() -> int:
             results.append(result)
             cells = "  ".join(f"{task} {result.cells[task]}" for task in TASKS)
             print(f"{row.title:<22}{cells}  ({result.seconds:.1f} s)", file=sys.stderr, flush=True)
-    text = markdown(results)
+    text = markdown(results, SIZE)
     if args.output:
         args.output.write_text(text, encoding="utf-8")
     else:

@@ -32,7 +32,7 @@ fi
 
 # The paper's own setting of adversarial masking: all pairs, from scratch.
 if [[ $what == amt || $what == all ]]; then
-  nmg generation "${common[@]}" --objective amt --pairs 0 --finetune-epochs 10 \
+  nmg generation "${common[@]}" --objective amt --pairs 0 --finetune-epochs 2 \
     --finetune-batch 64 --output "$folder/amt"
 fi
 
@@ -40,11 +40,11 @@ fi
 if [[ $what == ends || $what == all ]]; then
   for dataset in scitldr dailydialog; do
     [[ -f $folder/$dataset-bart/config.json ]] ||
-      nmg new-lm --architecture bart --dataset "$dataset" --vocab-size 6000 --length 256 \
+      nmg new-lm --architecture bart --dataset "$dataset" --vocab-size 5000 --length 256 \
         --output "$folder/$dataset-bart"
     nmg generation --dataset "$dataset" --model "$folder/$dataset-bart" --device "$device" \
-      --objective mass --pairs 1000 --contexts 4000 --test-examples 200 --seeds 1 \
-      --pretrain-epochs 2 --finetune-epochs 5 --max-source-length 256 --max-target-length 64 \
+      --precision bf16 --objective mass --pairs 1000 --contexts 4000 --test-examples 200 --seeds 1 \
+      --pretrain-epochs 1 --finetune-epochs 5 --max-source-length 256 --max-target-length 48 \
       --output "$folder/$dataset"
   done
 fi

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmg.generation import NONE, GenerationConfig
+from nmg.generation_config import NONE, GenerationConfig
 from nmg.options import (
     add_flags,
     build,
@@ -108,7 +108,8 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.executors import CachedExecutor
     from nmg.forecast import duration
-    from nmg.generation import adversarial_objective, arm_jobs, arms, gather
+    from nmg.generation import arm_jobs, arms, gather
+    from nmg.generation_amt import adversarial_objective
     from nmg.training import prepare_process
 
     prepare_process()

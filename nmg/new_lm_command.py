@@ -13,7 +13,7 @@ from envs.models.new_tokenizer import Family
 from nmg.options import ConfigError, add_flags, build, given_flags
 
 if TYPE_CHECKING:
-    from envs.models.architectures import Head
+    from envs.models.heads import Head
 
 EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k-bart
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the model and save it."""
     from transformers.utils import logging
 
-    from envs.models.architectures import has_head
+    from envs.models.heads import has_head
     from envs.models.new_model import new_model
     from envs.models.new_tokenizer import train_tokenizer
 

@@ -11,7 +11,8 @@ import torch
 from agents.adversarial_translation import AdversarialTranslation, AdversarialTranslationSettings
 from envs.adaptation.generation_scorer import GenerationScorer, Translation
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
-from envs.models.architectures import ARCHITECTURES, has_head
+from envs.models.architectures import ARCHITECTURES
+from envs.models.heads import has_head
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import FAMILIES, train_tokenizer
 from envs.models.seq2seq import Seq2SeqModel
@@ -133,8 +134,9 @@ def test_it_learns_to_mask_what_cannot_be_recovered(tokenizers):
         frequent = ids == task.tokenizer(" a", add_special_tokens=False)["input_ids"][0]
         share = (frequent & mask).sum() / mask.sum()
         shares.append(float(share / (frequent.sum() / (ids > 4).sum())))
-    assert np.mean(shares[:5]) == pytest.approx(1, abs=0.3)  # as chance has it
-    assert np.mean(shares[-10:]) < 0.5
+    # At first as chance has it or more: before anything is learned, any token may be the hardest.
+    assert np.mean(shares[:5]) > 0.7
+    assert np.mean(shares[-10:]) < 0.2
 
 
 def test_the_ratio_is_a_share():

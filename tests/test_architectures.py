@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from envs.models.architectures import ARCHITECTURES, fixed_length, has_head, padded_length
+from envs.models.architectures import ARCHITECTURES, fixed_length, padded_length
+from envs.models.heads import has_head
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model

@@ -12,15 +12,12 @@ import pytest
 from envs.models.loading import load_seq2seq
 from envs.tasks.generation import Generation
 from nmg.cli import main
-from nmg.generation import (
-    Arm,
+from nmg.generation import Arm, arm_jobs, arms, gather
+from nmg.generation_config import (
     GenerationAdaptation,
     GenerationComparison,
     GenerationConfig,
     GenerationData,
-    arm_jobs,
-    arms,
-    gather,
 )
 from nmg.options import ConfigError
 from tests.conftest import SENTENCES

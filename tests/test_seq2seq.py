@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from envs.models.architectures import ARCHITECTURES, has_head
+from envs.models.architectures import ARCHITECTURES
+from envs.models.heads import has_head
 from envs.models.loading import ModelNotFoundError, load_seq2seq
 from envs.models.new_model import ModelSize, UnknownArchitectureError, new_model
 from envs.models.new_tokenizer import FAMILIES, TokenizerTrainingError, train_tokenizer

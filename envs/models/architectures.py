@@ -11,16 +11,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from envs.models.new_tokenizer import Family
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
-
-Head = Literal["masked", "seq2seq"]
-HEAD_NAMES: Mapping[Head, str] = {"masked": "masked-LM", "seq2seq": "sequence-to-sequence"}
 
 
 class Of(Enum):
@@ -331,36 +328,3 @@ def fixed_length(config: PreTrainedConfig) -> int | None:
     """The one length of input that a model takes, if there is but one."""
     short, long = padded_length(config, 1), padded_length(config, 10**9)
     return short if short == long else None
-
-
-def has_head(model_type: str, head: Head) -> bool:
-    """Whether transformers has a model of this type with that head."""
-    from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
-
-    libraries: dict[Head, Any] = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}
-    known = model_type in CONFIG_MAPPING
-    return known and CONFIG_MAPPING[model_type] in libraries[head]._model_mapping
-
-
-def missing_model(name: str, model_type: str) -> str | None:
-    """That transformers has no such model, in one sentence; ``None`` if it has."""
-    from transformers import CONFIG_MAPPING, __version__
-
-    if model_type in CONFIG_MAPPING:
-        return None
-    row = ARCHITECTURES.get(model_type)
-    fate = "has removed" if row and row.removed else "does not know"
-    return (
-        f"{name!r} is a {model_type} model, which transformers {fate} (version {__version__} is "
-        "installed). Give another model."
-    )
-
-
-def missing_head(name: str, model_type: str, head: Head) -> str:
-    """That an architecture has no such head, in one sentence."""
-    examples = {"masked": "bert, roberta or electra", "seq2seq": "bart, mbart, t5 or pegasus"}
-    what = {"masked": "masked language", "seq2seq": "sequence-to-sequence"}[head]
-    return (
-        f"{name!r} is a {model_type} model, for which transformers has no {HEAD_NAMES[head]} head. "
-        f"Give a {what} model, such as {examples[head]}."
-    )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from envs.models.architectures import LOADING, Head, has_head, missing_head, missing_model
+from envs.models.architectures import LOADING
+from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel, Precision
 from envs.models.quiet import quiet
 from envs.models.seq2seq import Seq2SeqModel

@@ -9,12 +9,9 @@ from envs.models.architectures import (
     ARCHITECTURES,
     LOADING,
     WINDOW,
-    Head,
     Of,
-    has_head,
-    missing_head,
-    missing_model,
 )
+from envs.models.heads import Head, has_head, missing_head, missing_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,0 +1,74 @@
+"""The objective of ``amt``: fine-tuning on adversarially masked sources, from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nmg.generation_config import GenerationConfig
+
+if TYPE_CHECKING:
+    from envs.adaptation.generation_scorer import Objective
+    from envs.models.seq2seq import Seq2SeqModel
+
+
+def adversarial_objective(
+    config: GenerationConfig,
+) -> Callable[[Seq2SeqModel], Objective]:
+    """Makes the objective of ``amt``."""
+    from agents.adversarial_translation import (
+        AdversarialTranslation,
+        AdversarialTranslationSettings,
+    )
+    from envs.adaptation.generation_scorer import Translation
+
+    comparison = config.comparison
+    settings = AdversarialTranslationSettings(
+        ratio=comparison.ratio, embedding=comparison.mask_embedding
+    )
+    states, width = _fused_states(config) if comparison.fused else (None, 0)
+
+    def objective(model: Seq2SeqModel) -> Objective:
+        return AdversarialTranslation(
+            Translation(model, comparison.smoothing),
+            model.model,
+            model.tokenizer.all_special_ids,
+            settings,
+            states=states,
+            states_width=width,
+        )
+
+    return objective
+
+
+def _fused_states(config: GenerationConfig) -> tuple[Callable[[Sequence[Any]], Any], int]:
+    """States of a pre-trained encoder of the sources, computed once a source."""
+    import torch
+
+    from envs.models.loading import load_language_model
+
+    assert config.comparison.fused is not None
+    lm = load_language_model(
+        config.comparison.fused, device=config.data.device, precision=config.data.precision
+    )
+    lm.model.eval()
+    known: dict[str, torch.Tensor] = {}
+
+    def states(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = [pair.example.source for pair in pairs]
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            encoded = lm.tokenizer(new, truncation=True, max_length=lm.max_length, verbose=False)
+            sequences = [np.asarray(ids) for ids in encoded["input_ids"]]
+            with torch.no_grad():
+                packed_TF = lm.hidden_states(sequences)
+            parts = packed_TF.split([len(ids) for ids in sequences])
+            known.update((text, part.clone()) for text, part in zip(new, parts, strict=True))
+        found = [known[text] for text in texts]
+        lengths = torch.tensor([len(each) for each in found], device=lm.device)
+        real_BS = torch.arange(int(lengths.max()), device=lm.device) < lengths[:, None]
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True), real_BS
+
+    return states, lm.width
