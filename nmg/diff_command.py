@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("One run differs from nothing; give at least two run folders.")
     names = [run.name for run in args.runs]
     if len(set(names)) < len(names):
-        names = [str(run) for run in args.runs]
+        paths = [run.resolve() for run in args.runs]
+        names = [str(path.relative_to(os.path.commonpath(paths))) for path in paths]
     print(_columns("setting", names, differing([_settings(run) for run in args.runs])))
     print()
     print(_columns("result", names, side_by_side([_results(run) for run in args.runs])))
@@ -70,12 +72,22 @@ def _results(run: Path) -> dict[str, str]:
     if not path.is_file():
         return {"state": "no results yet"}
     results = json.loads(path.read_text(encoding="utf-8"))
-    headline = results["headline"]
+    if "headline" in results:
+        return _rows(results)
+    return {  # of nmg generation: a table for each number of pairs
+        f"{name}, {count if count != '0' else 'all'} pairs": value
+        for count, table in results["pairs"].items()
+        for name, value in _rows(table).items()
+    }
+
+
+def _rows(table: Mapping[str, Any]) -> dict[str, str]:
+    headline = table["headline"]
     return {
         f"{row['masking']} ({headline})": number(
             row["means"][headline], row["deviations"][headline] or float("nan")
         )
-        for row in results["rows"]
+        for row in table["rows"]
     }
 
 

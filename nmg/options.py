@@ -227,7 +227,8 @@ def _plain(value: Any) -> Any:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A YAML file of settings; ``base: other.yaml`` beside it is read first and overridden.
+    """A YAML file of settings; ``base: other.yaml`` is read first and overridden: a file beside it,
+    else a preset.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -254,11 +255,18 @@ def _read_settings(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    under = _read_settings(path.parent / base, (*seen, path.resolve()))
+    under = _read_settings(_base(path, str(base)), (*seen, path.resolve()))
     for name, value in values.items():
         both = isinstance(value, dict) and isinstance(under.get(name), dict)
         under[name] = under[name] | value if both else value
     return under
+
+
+def _base(path: Path, name: str) -> Path:
+    """The file that ``base: name`` in ``path`` means; presets may be named without ending."""
+    beside, preset = path.parent / name, PRESETS / name
+    found = (place for place in (beside, preset, preset.with_suffix(".yaml")) if place.is_file())
+    return next(found, beside)
 
 
 def preset_names() -> list[str]:

@@ -125,6 +125,13 @@ def test_bad_values_are_one_sentence(values, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_may_build_on_a_preset_or_on_a_file_beside_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: squad-bert\nbudget: 0.5")
+    (tmp_path / "other.yaml").write_text("base: mine.yaml\nepisodes: 3")
+    preset = read_preset("squad-bert")
+    assert read_settings(tmp_path / "other.yaml") == {**preset, "budget": 0.5, "episodes": 3}
+
+
 def test_bad_files_are_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="no settings file"):
         read_settings(tmp_path / "absent.yaml")

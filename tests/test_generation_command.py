@@ -130,6 +130,13 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert [row["masking"] for row in rows] == ["none", "mass k=0.5"]
     assert len(rows[1]["scores"]) == 2
     assert rows[1]["versus_none"]["pairs"] == 2
+    other = tmp_path / "other"
+    assert command(place, other, "--objective", "none", "--pairs", "2") == 0
+    capsys.readouterr()
+    assert main(["diff", str(out), str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "mass k=0.5 (bleu), 4 pairs" in told
+    assert "none (bleu), 2 pairs" in told
 
     scores = sorted((out / "scores" / "plain").iterdir())
     stamps = [path.stat().st_mtime_ns for path in scores]
