@@ -24,6 +24,6 @@ for seed in ${SEEDS:-0 1 2}; do
   done
 done
 for setting in easy standard; do
-  python benchmarks/adversarial_testbed.py --setting "$setting" --deals 20 --seeds 10 \
+  python benchmarks/adversarial_testbed.py --setting "$setting" --deals 15 --seeds 8 \
     --output "$folder/testbed-$setting.json"
 done

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from envs.models.architectures import Architecture
+from envs.models.fast_tokenizer import TWINS
 from envs.models.heads import Head, has_head
 from envs.models.new_model import ModelSize
 
@@ -75,8 +76,9 @@ def markdown(results: list[Result], size: ModelSize) -> str:
     lines += [
         "",
         "Published checkpoints of some architectures come with a tokenizer that transformers has "
-        "only in Python. It does not tell which word a token belongs to, and the program says so: "
-        f"convert it to a fast one first. These are: {', '.join(slow) or '-'}.",
+        "only in Python, which does not tell which word a token belongs to. For ProphetNet and "
+        "Perceiver a fast twin with the same ids is made on loading; for the others the program "
+        f"says so: convert it to a fast one first. These are: {', '.join(slow) or '-'}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -93,4 +95,8 @@ def has_fast_tokenizer(row: Architecture) -> bool:
     if not any(has_head(row.model_type, head) for head in heads):
         return True
     name = TOKENIZER_MAPPING_NAMES.get(row.model_type)
-    return name is None or issubclass(tokenizer_class_from_name(name), TokenizersBackend)
+    return (
+        name is None
+        or name in TWINS
+        or issubclass(tokenizer_class_from_name(name), TokenizersBackend)
+    )
