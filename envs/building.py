@@ -13,8 +13,9 @@ from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.jobs import AdaptationSettings, Task
 from envs.adaptation.scorer import Scorer
 from envs.masking_env import MaskingEnv
-from envs.models.language_model import LanguageModel, Precision
+from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
+from envs.models.runtime import Precision
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.datasets import Splits, load_splits
@@ -30,6 +31,7 @@ def build_task(
     *,
     max_length: int | None = None,
     stride: int = 128,
+    pad: bool = False,
     pooling: Literal["first", "mean"] = "first",
 ) -> Task:
     """The task of a data set.
@@ -38,6 +40,7 @@ def build_task(
         max_length: longest input, special tokens included; 384 for question answering and 256 for
             classification if not given, and never more than the model takes.
         stride: question answering: tokens that neighbouring windows share.
+        pad: question answering: whether padding takes part in the softmax.
         pooling: classification: what the head sees.
 
     Raises:
@@ -45,7 +48,7 @@ def build_task(
     """
     tokenizer, longest = language_model.tokenizer, language_model.max_length
     if splits.task == "qa":
-        return QuestionAnswering(tokenizer, min(max_length or 384, longest), stride)
+        return QuestionAnswering(tokenizer, min(max_length or 384, longest), stride, pad=pad)
     if splits.task == "classification":
         length = min(max_length or 256, longest)
         return Classification(tokenizer, splits.labels, length, pooling)
@@ -62,6 +65,7 @@ def build_text_world(
     window: int | None = None,
     max_length: int | None = None,
     stride: int = 128,
+    pad: bool = False,
     pooling: Literal["first", "mean"] = "first",
     documents: Iterable[str] | None = None,
     contexts_per_episode: int = 200,
@@ -83,7 +87,9 @@ def build_text_world(
     """
     splits = load_splits(dataset, task=task, data_dir=data_dir, strict=strict)
     tokenizer = language_model.tokenizer
-    made = build_task(splits, language_model, max_length=max_length, stride=stride, pooling=pooling)
+    made = build_task(
+        splits, language_model, max_length=max_length, stride=stride, pad=pad, pooling=pooling
+    )
     room = language_model.max_length - tokenizer.num_special_tokens_to_add()
     paper = QA_WINDOW if task == "qa" else CLASSIFICATION_WINDOW
     world = TextWorld(
@@ -119,7 +125,7 @@ def make_text_env(
     model: str,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     **options: Any,
 ) -> MaskingEnv:
     """The masking environment of a data set, with its language model in this process.

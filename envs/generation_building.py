@@ -13,8 +13,8 @@ from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
 from envs.adaptation.jobs import AdaptationSettings
 from envs.fragment_env import FragmentMaskingEnv
-from envs.models.language_model import Precision
 from envs.models.loading import load_seq2seq
+from envs.models.runtime import Precision
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
 from envs.text.datasets import load_splits
@@ -92,7 +92,7 @@ def make_generation_env(
     model: str,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     languages: tuple[str, str] | None = None,
     generation: GenerationSettings | None = None,
     **options: Any,

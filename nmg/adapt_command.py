@@ -44,8 +44,8 @@ class ModelConfig:
     """Content tokens of a context; special tokens come on top."""
     device: str = "cpu"
     """``cpu``, ``cuda`` or ``cuda:N``."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of matrix products; weights stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of matrix products (weights stay fp32): auto is bf16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:
         if self.window < 1:

@@ -141,7 +141,9 @@ def _text_arena(config: TestingConfig) -> Arena:
         raise ValueError(
             f"The data set {splits.name} has no test split; give one by --test-dataset."
         )
-    task = build_task(splits, lm, max_length=data.max_length, stride=data.stride)
+    task = build_task(
+        splits, lm, max_length=data.max_length, stride=data.stride, pad=data.pad_questions
+    )
     room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
     texts = list(dict.fromkeys(example_text(example) for example in splits.train))
     corpus = build_corpus(texts, lm.tokenizer, min(data.window, room))

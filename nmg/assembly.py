@@ -66,6 +66,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         window=data.window,
         max_length=data.max_length,
         stride=data.stride,
+        pad=data.pad_questions,
         contexts_per_episode=episode.contexts,
         examples_per_episode=episode.train_examples,
         score_examples=episode.score_examples,

@@ -43,12 +43,15 @@ class DataConfig:
     """Longest input of the downstream task, special tokens included."""
     stride: int = 128
     """Question answering: tokens by which windows of a long context overlap."""
+    pad_questions: bool = False
+    """Question answering: pad every input to its longest length and let the softmax over positions
+    run over the padding too, as the original did; several times slower."""
     strict: bool = False
     """Stop at a damaged example instead of counting and skipping it."""
     device: str = "cpu"
     """``cpu``, ``cuda`` or ``cuda:N``."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of matrix products; weights stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of matrix products (weights stay fp32): auto is bf16 on a GPU, fp32 on a CPU."""
     workers: int = 0
     """Worker processes for score jobs; 1 computes in this process, 0 takes one per core (on a GPU:
     computes in this process)."""

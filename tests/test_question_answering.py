@@ -1,13 +1,15 @@
 """Question answering: windows, targets, answers and scores, for several tokenizer families."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 
+from envs.models.language_model import LanguageModel
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import QuestionExample
 
@@ -333,3 +335,52 @@ def test_bad_settings_and_data_are_refused(tiny_tokenizer):
     unanswered = replace(IMPOSSIBLE, is_impossible=False)
     with pytest.raises(ValueError, match="'9' has no answer"):
         QuestionAnswering(tiny_tokenizer).features([unanswered], training=False)
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_loss_and_gradients_equal_the_library_s(pad, tiny_masked_lm, tiny_tokenizer) -> None:
+    """The library's softmax runs over the padding; without it, over the input's own tokens."""
+    stock = BertForQuestionAnswering(copy.deepcopy(tiny_masked_lm.config))
+    stock.bert.load_state_dict(tiny_masked_lm.bert.state_dict())
+    task = QuestionAnswering(tiny_tokenizer, 128, 32, pad=pad)
+    features = task.features(EXAMPLES, training=True)
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    head = task.head(lm.width)
+    stock.qa_outputs.load_state_dict(head.state_dict())
+
+    hidden_TD = lm.hidden_states(
+        [f.input_ids for f in features], [f.token_type_ids for f in features], pad_to=task.pad_to
+    )
+    lengths = [task.pad_to or len(f) for f in features]
+    loss = task.loss(head, hidden_TD, lengths, features)
+    loss.backward()
+
+    block = np.zeros((3, len(features), 128), dtype=np.int64)
+    block[0] = tiny_tokenizer.pad_token_id
+    for row, feature in enumerate(features):
+        rows = (feature.input_ids, feature.token_type_ids, np.ones(len(feature)))
+        block[:, row, : len(feature)] = rows
+    ids, types, real = torch.from_numpy(block)
+    starts, ends = torch.tensor([f.target for f in features]).T
+    output = stock.eval()(
+        ids,
+        attention_mask=real,
+        token_type_ids=types,
+        start_positions=starts,
+        end_positions=ends,
+    )
+    expected = output.loss
+    if not pad:
+        nothing = torch.where(real.bool(), 0.0, -torch.inf)
+        expected = sum(
+            torch.nn.functional.cross_entropy(logits + nothing, target) / 2
+            for logits, target in ((output.start_logits, starts), (output.end_logits, ends))
+        )
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(head.weight.grad, stock.qa_outputs.weight.grad, rtol=1e-4, atol=1e-6)
+    ours = dict(lm.model.bert.named_parameters())
+    for name, parameter in stock.bert.named_parameters():
+        torch.testing.assert_close(ours[name].grad, parameter.grad, rtol=1e-4, atol=1e-6)
+    scores = task.evaluate(features, task.predict(head, hidden_TD, lengths, features))
+    assert np.isclose(scores["nll"], loss.item(), rtol=1e-5)

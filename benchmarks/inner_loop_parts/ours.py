@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from envs.adaptation.scorer import Scorer
-from envs.models.language_model import LanguageModel, Precision
+from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
-from envs.models.runtime import tune_runtime
+from envs.models.runtime import Precision, tune_runtime
 from inner_loop_parts.clock import Clock
 from inner_loop_parts.workload import (
     EVALUATION,

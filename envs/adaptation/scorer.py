@@ -119,9 +119,9 @@ class Scorer:
 
         def loss(rows: np.ndarray) -> Tensor:
             features = [job.train[i] for i in rows]
-            hidden_TD = self._states(features)
+            hidden_TD, lengths = self._states(features)
             cost["finetune_tokens"] += len(hidden_TD)
-            return self.task.loss(head, hidden_TD, [len(f) for f in features], features)
+            return self.task.loss(head, hidden_TD, lengths, features)
 
         if job.train and settings.finetune_epochs:
             batches = list(
@@ -140,19 +140,21 @@ class Scorer:
         with torch.inference_mode():
             for step, rows in enumerate(batches):
                 features = [job.score[i] for i in rows]
-                hidden_TD = self._states(features)
+                hidden_TD, lengths = self._states(features)
                 cost["eval_tokens"] += len(hidden_TD)
-                lengths = [len(f) for f in features]
                 got = self.task.predict(head, hidden_TD, lengths, features)
                 for i, output in zip(rows, got, strict=True):
                     outputs[i] = output
                 self.progress("evaluation", step + 1, len(batches))
         return self.task.evaluate(job.score, outputs)
 
-    def _states(self, features: Sequence[Feature]) -> Tensor:
-        return self.language_model.hidden_states(
-            [f.input_ids for f in features], [f.token_type_ids for f in features]
+    def _states(self, features: Sequence[Feature]) -> tuple[Tensor, list[int]]:
+        """States of the features, (T, D), and how many are each feature's."""
+        pad_to: int | None = getattr(self.task, "pad_to", None)
+        hidden_TD = self.language_model.hidden_states(
+            [f.input_ids for f in features], [f.token_type_ids for f in features], pad_to=pad_to
         )
+        return hidden_TD, [pad_to or len(f) for f in features]
 
     @staticmethod
     def schedule(done: float) -> float:

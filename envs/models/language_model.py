@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,12 +36,12 @@ from envs.models.attention import (
 from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.quiet import quiet
+from envs.models.runtime import Precision, choose_precision
 from envs.models.standing import use_standing_gradients
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Precision = Literal["fp32", "bf16"]
 PROBE_TOLERANCE = 1e-3
 """Relative: far above rounding, far below a wrong position or a leak between sequences."""
 
@@ -54,7 +54,8 @@ class LanguageModel:
         model: a transformers model with a masked-LM head.
         tokenizer: its fast tokenizer.
         device: where it lives.
-        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32).
+        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32), ``fp32`` in
+            float32, ``auto`` in bfloat16 on a GPU only.
 
     Attributes:
         width: D, size of the hidden states.
@@ -71,14 +72,14 @@ class LanguageModel:
         tokenizer: PreTrainedTokenizerBase,
         *,
         device: str | torch.device = "cpu",
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
     ) -> None:
         register_packed_attention()
         self.name = name
         self.tokenizer = tokenizer
         self.model: Any = model.to(device)  # type: ignore[arg-type]
         self.device = torch.device(device)
-        self.precision = precision
+        self.precision = choose_precision(precision, device)
         self._embedding = token_embedding(model)
         self.vocab_size = len(self._embedding.weight)
         self.mask_token_id = _mask_token(tokenizer, name)
@@ -126,12 +127,9 @@ class LanguageModel:
 
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
-        self.model.set_attn_implementation(self._attention)
-        with quiet():
+        with self._unpacked(), quiet():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        if self.packs:
-            self.model.set_attn_implementation(PACKED)
 
     def autocast(self) -> Any:
         if self.precision == "bf16":
@@ -139,17 +137,25 @@ class LanguageModel:
         return nullcontext()
 
     def hidden_states(
-        self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None = None
+        self,
+        sequences: Sequence[np.ndarray],
+        token_types: Sequence[np.ndarray] | None = None,
+        *,
+        pad_to: int | None = None,
     ) -> Tensor:
         """Last-layer states of all tokens of all sequences, one after another.
 
         Args:
             sequences: token ids, each of shape (n,), without padding.
             token_types: token type ids of the same shapes; zeros if not given.
+            pad_to: give the states of every sequence's padding to this length, too. Only losses
+                that look at padding need it.
 
         Returns:
-            hidden_TD, T the sum of the lengths, float32.
+            hidden_TD, T the sum of the lengths (B x pad_to if that is given), float32.
         """
+        if pad_to is not None:
+            return self._states_with_padding(sequences, token_types, pad_to)
         batch = self._packed(sequences, token_types) if self.packs else None
         with self.autocast():
             if batch is not None:
@@ -160,6 +166,27 @@ class LanguageModel:
                 real = padded["attention_mask"].bool()
                 hidden_TD = hidden_BLD[:, : real.shape[1]][real]
         return hidden_TD.float()
+
+    def _states_with_padding(
+        self,
+        sequences: Sequence[np.ndarray],
+        token_types: Sequence[np.ndarray] | None,
+        pad_to: int,
+    ) -> Tensor:
+        padded = self._padded(sequences, token_types, pad_to)
+        with self._unpacked(), self.autocast():
+            hidden_BLD = getattr(self._encoder(**padded), self._states)
+        return hidden_BLD[:, :pad_to].flatten(0, 1).float()
+
+    @contextmanager
+    def _unpacked(self) -> Iterator[None]:
+        """The model's own attention, which knows padding, in the place of the packed one."""
+        self.model.set_attn_implementation(self._attention)
+        try:
+            yield
+        finally:
+            if self.packs:
+                self.model.set_attn_implementation(PACKED)
 
     def masked_logits(self, sequences: Sequence[np.ndarray], positions: np.ndarray) -> Tensor:
         """Vocabulary logits at some positions.
@@ -215,9 +242,12 @@ class LanguageModel:
         return batch
 
     def _padded(
-        self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None
+        self,
+        sequences: Sequence[np.ndarray],
+        token_types: Sequence[np.ndarray] | None,
+        length: int = 0,
     ) -> dict[str, Tensor]:
-        longest = max(len(ids) for ids in sequences)
+        longest = max(length, *(len(ids) for ids in sequences))
         shape = (len(sequences), padded_length(self.model.config, longest))
         pad = self.model.config.pad_token_id or 0
         ids, types, real = (np.full(shape, fill, dtype=np.int64) for fill in (pad, 0, 0))
@@ -277,11 +307,9 @@ class LanguageModel:
     def _probe_head(self) -> bool:
         sequences = self._probe_sequences()
         with self._evaluating():
-            self.model.set_attn_implementation(self._attention)
             batch = self._padded(sequences, None)
-            expected = self.model(**batch).logits[batch["attention_mask"].bool()].float()
-            if self.packs:
-                self.model.set_attn_implementation(PACKED)
+            with self._unpacked():
+                expected = self.model(**batch).logits[batch["attention_mask"].bool()].float()
             try:
                 got = self.head_logits(self.hidden_states(sequences))
             except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):

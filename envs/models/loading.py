@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from envs.models.architectures import LOADING
+from envs.models.fast_tokenizer import fast_twin
 from envs.models.heads import Head, has_head, missing_head, missing_model
-from envs.models.language_model import LanguageModel, Precision
+from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
+from envs.models.runtime import Precision
 from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def load_language_model(
     name: str,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     allow_pickle: bool = False,
     cold_head: bool = False,
 ) -> LanguageModel:
@@ -93,7 +95,7 @@ def load_seq2seq(
     name: str,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     allow_pickle: bool = False,
     languages: tuple[str, str] | None = None,
 ) -> Seq2SeqModel:
@@ -207,6 +209,8 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
             f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "
             "with tokenizer.save_pretrained(folder)."
         ) from error
+    if not tokenizer.is_fast and (twin := fast_twin(tokenizer)) is not None:
+        return twin
     if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer of {name!r} is a slow one, which cannot tell which word a token "

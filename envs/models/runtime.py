@@ -8,9 +8,11 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 EXACT = 2e-6
 """Largest relative error of a matrix product that still counts as float32 (usual: 3e-7)."""
@@ -71,6 +73,13 @@ def gemm_error() -> float:
     b = torch.randn(384, 512, generator=generator)
     exact = a.double() @ b.double()
     return float(((a @ b).double() - exact).norm() / exact.norm())
+
+
+def choose_precision(precision: Precision, device: str | torch.device) -> Precision:
+    """``auto`` is bf16 on a GPU and float32 on a CPU, where bf16 must be asked for."""
+    if precision != "auto":
+        return precision
+    return "bf16" if torch.device(device).type == "cuda" else "fp32"
 
 
 def keep_freed_memory() -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from envs.models.dropout import fast_dropout, use_fast_dropout
 from envs.models.flat import FlatParameters
-from envs.models.language_model import Precision
+from envs.models.runtime import Precision, choose_precision
 from envs.text.corruption import IGNORE
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Seq2SeqModel:
         model: a transformers model with a sequence-to-sequence head.
         tokenizer: its fast tokenizer. Languages (mBART, NLLB) are set on it.
         device: where it lives.
-        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32).
+        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32), ``fp32`` in
+            float32, ``auto`` in bfloat16 on a GPU only.
 
     Attributes:
         flat: all its weights and gradients.
@@ -53,13 +54,13 @@ class Seq2SeqModel:
         tokenizer: PreTrainedTokenizerBase,
         *,
         device: str | torch.device = "cpu",
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.model: Any = model.to(device)  # type: ignore[arg-type]
         self.device = torch.device(device)
-        self.precision = precision
+        self.precision = choose_precision(precision, device)
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
         self._attention = model.config._attn_implementation

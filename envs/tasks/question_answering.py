@@ -3,7 +3,7 @@
 The softmax over start (and end) positions runs over the feature's own tokens. The original's ran
 over all 384 positions of the padded input, whose pads have states of their own that an unpadded
 encoder never computes; so losses here are lower by the share of probability that pads took, and
-not comparable in absolute value.
+not comparable in absolute value. ``pad=True`` does as the original did, at its cost.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class QuestionAnswering:
         max_question_tokens: longer questions are cut to their first tokens.
         allow_null: whether "no answer" may be given; by default where some scored question is
             impossible (SQuAD v2.0, scored by its rules), not elsewhere (v1.1).
+        pad: pad every input to ``max_length`` and let the softmax run over the padding too.
+
+    Attributes:
+        pad_to: length to which the scorer pads, or ``None``.
 
     Raises:
         ValueError: if the tokenizer is not a fast one or a window would not move forward.
@@ -91,6 +95,7 @@ class QuestionAnswering:
         null_threshold: float = 0.0,
         max_question_tokens: int = 64,
         allow_null: bool | None = None,
+        pad: bool = False,
     ) -> None:
         if min(max_answer_tokens, n_best) < 1:
             raise ValueError(
@@ -102,6 +107,7 @@ class QuestionAnswering:
         self.n_best = n_best
         self.null_threshold = null_threshold
         self.allow_null = allow_null
+        self.pad_to = max_length if pad else None
 
     def features(self, examples: Sequence[QuestionExample], *, training: bool) -> list[Feature]:
         """Every window of every example, in order; the same for training and scoring.
@@ -218,7 +224,8 @@ class QuestionAnswering:
             rows = np.arange(len(batch))
             null_F = np.array([self.windows.null_index(len(feature)) for feature in batch])
             nulls.append(logits_FL2[rows, null_F].sum(axis=1))
-            in_context_FL = _pad([_in_context(feature) for feature in batch], fill=False)
+            in_context = [_in_context(feature) for feature in batch]
+            in_context_FL = _pad(in_context, fill=False, width=logits_FL2.shape[1])
             logits_FL2[~in_context_FL] = -np.inf
             # A window may have fewer context tokens than n_best: those left over score -inf.
             count = min(self.n_best, logits_FL2.shape[1])
@@ -269,10 +276,13 @@ def _in_context(feature: Feature) -> np.ndarray:
     return feature.offsets[:, 1] > feature.offsets[:, 0]
 
 
-def _pad(rows: Sequence[np.ndarray], fill: float | bool = -np.inf) -> np.ndarray:
+def _pad(
+    rows: Sequence[np.ndarray], fill: float | bool = -np.inf, width: int | None = None
+) -> np.ndarray:
     """Stack arrays of different lengths into one array, filled up at the end."""
     lengths = np.array([len(row) for row in rows])
     packed = np.concatenate(rows)
-    padded = np.full((len(rows), lengths.max(), *packed.shape[1:]), fill, dtype=packed.dtype)
-    padded[np.arange(lengths.max()) < lengths[:, None]] = packed
+    width = width or int(lengths.max())
+    padded = np.full((len(rows), width, *packed.shape[1:]), fill, dtype=packed.dtype)
+    padded[np.arange(width) < lengths[:, None]] = packed
     return padded
