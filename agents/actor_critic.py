@@ -18,9 +18,10 @@ q(s, a). Each episode draws weights from its posterior, m + d; the player leans 
 antithetic opponent towards -d around the policy, so their difference measures d twice over. The
 actor is trained on contexts in replay to maximise, exactly,
 
-    sum over a of pi(a|s) q(s, a) / sd(q)  +  entropy * H(pi(.|s)).
+    sum over a of pi(a|s) min(q(s, a) / sd(q), limit)  +  entropy * H(pi(.|s)).
 
-Both act by drawing tokens without replacement, and by the top k when deterministic.
+Both act by drawing tokens without replacement. When the same mask is wanted each time, *paper* takes
+the top k, *default* a draw whose noise belongs to the context (``AgentSettings.repeatable``).
 """
 
 from __future__ import annotations
