@@ -20,8 +20,8 @@ actor is trained on contexts in replay to maximise, exactly,
 
     sum over a of pi(a|s) min(q(s, a) / sd(q), limit)  +  entropy * H(pi(.|s)).
 
-Both act by drawing tokens without replacement. When the same mask is wanted each time, *paper* takes
-the top k, *default* a draw whose noise belongs to the context (``AgentSettings.repeatable``).
+Both act by drawing tokens without replacement. When the same mask is wanted each time, *paper*
+takes the top k, *default* a draw whose noise belongs to the context (``settings.repeatable``).
 """
 
 from __future__ import annotations
