@@ -54,7 +54,7 @@ MILESTONES = (
     1000,
 )
 """Episodes after which the share of informative tokens is taken; it costs no score."""
-SCORED = (10, 20, 30, 60, 100, 150, 300, 600, 1000)
+SCORED = (20, 30, 60, 100, 150, 300, 600, 1000)
 """Episodes after which the policy is scored, and after the last."""
 
 
