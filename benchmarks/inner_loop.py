@@ -27,8 +27,8 @@ from inner_loop_parts.sides import SIDES
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LARGE = ("bert-base",)
-"""Sizes of which our side, too, runs a few steps only."""
-EXTRAS = ("linearity", "cores", "shares", "testbed")
+"""Sizes of which our side, too, runs a few steps only, and all sides one round."""
+EXTRAS = ("linearity", "shares", "testbed", "cores")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,7 +102,7 @@ def _case(
         model,
         args.sides,
         steps={"plain": few, "common": few, "fp32": ours, "bf16": ours},
-        repeats=args.repeats,
+        repeats=1 if size in LARGE else args.repeats,
         device=args.device,
         say=_say,
     )
@@ -134,11 +134,6 @@ def _extras(args: Any, examples: Any, tokenizer: Any, folder: Path) -> dict[str,
     if "linearity" in args.extras:
         _say(f"linearity, {size}")
         found["linearity"] = measure_linearity(workload, args.device, args.repeats)
-    if "cores" in args.extras:
-        _say(f"two cores, {size}")
-        found["rates"] = measure_two_rates(args.device)
-        part = workload.cut(5)
-        found["cores"] = {p: measure_cores(part, p, args.repeats) for p in ("fp32", "bf16")}
     if "shares" in args.extras:
         _say(f"shares, {size}")
         part = workload.cut(5)
@@ -146,6 +141,11 @@ def _extras(args: Any, examples: Any, tokenizer: Any, folder: Path) -> dict[str,
     if "testbed" in args.extras:
         _say("testbed")
         found["testbed"] = time_testbed()
+    if "cores" in args.extras:
+        _say(f"two cores, {size}")
+        found["rates"] = measure_two_rates(args.device)
+        part = workload.cut(5)
+        found["cores"] = {p: measure_cores(part, p, args.repeats) for p in ("fp32", "bf16")}
     return found
 
 

@@ -83,7 +83,7 @@ def time_testbed(jobs: int = 5) -> dict[str, float]:
     settings = resolve_training({"task": "testbed"}).adaptation
     wall, cpu = [], []
     for seed in range(jobs + 1):
-        deal = stage.world.deal(seed)
+        deal = stage.world.deal(np.random.SeedSequence(seed))
         rng = np.random.default_rng(seed)
         masks = [
             context.maskable & (rng.random(len(context)) < 2 / max(1, context.maskable.sum()))

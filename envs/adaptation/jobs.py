@@ -118,7 +118,7 @@ class AdaptationSettings:
     """Of AdamW."""
     clip: float = 1.0
     """Gradients are scaled down to this norm."""
-    eval_tokens: int = 8192
+    eval_tokens: int = 2048
     """Tokens of one evaluation batch."""
 
     def __post_init__(self) -> None:

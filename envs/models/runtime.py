@@ -6,6 +6,7 @@ Called once by the programs before any work; library users may call it too.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,10 @@ import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
 
+PRIMITIVES = "64"
+"""Kernels that oneDNN keeps compiled. It keeps 1024 by default, one for each shape of a product:
+with packed batches hardly two shapes are equal, and what is kept lies scattered between the freed
+activations and pins them, half a gigabyte in a job of minilm."""
 EXACT = 2e-6
 """Largest relative error of a matrix product that still counts as float32 (usual: 3e-7)."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -37,7 +42,8 @@ class Runtime:
 
 
 def tune_runtime(threads: int = 1) -> Runtime:
-    """Set threads, the fastest exact float32 matrix product and the allocator."""
+    """Set threads, the fastest exact float32 matrix product, the allocator and kernel caches."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
     torch.set_num_threads(threads)
     allocator = keep_freed_memory()
     gemm, error = use_fast_exact_gemm()

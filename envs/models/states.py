@@ -75,7 +75,7 @@ class TokenStates:
         """Drop the cache: the language model's weights have changed."""
         self._cache.clear()
 
-    def _compute(self, sequences: list[np.ndarray], tokens: int = 8192) -> list[np.ndarray]:
+    def _compute(self, sequences: list[np.ndarray], tokens: int = 2048) -> list[np.ndarray]:
         lm = self.language_model
         training = lm.model.training
         lm.model.eval()
