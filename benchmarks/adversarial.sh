@@ -19,11 +19,11 @@ model=$folder/wikitext-bert
 for seed in ${SEEDS:-0 1 2}; do
   for strategy in random adversarial; do
     [[ -f $folder/$strategy-$seed/adapt.json ]] ||
-      nmg adapt --model "$model" --corpus "$corpus" --strategy "$strategy" --epochs 5 --lr 1e-3 \
+      nmg adapt --model "$model" --corpus "$corpus" --strategy "$strategy" --epochs 2 --lr 1e-3 \
         --budget 0.15 --seed "$seed" --output "$folder/$strategy-$seed"
   done
 done
 for setting in easy standard; do
-  python benchmarks/adversarial_testbed.py --setting "$setting" --deals 15 --seeds 8 \
+  python benchmarks/adversarial_testbed.py --setting "$setting" --deals 10 --seeds 6 \
     --output "$folder/testbed-$setting.json"
 done

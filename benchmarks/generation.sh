@@ -30,21 +30,21 @@ if [[ $what == mass || $what == all ]]; then
     --finetune-steps 625 --output "$folder/mass"
 fi
 
-# The paper's own setting of adversarial masking: all pairs, from scratch.
+# The paper's own setting of adversarial masking, on a third of the pairs, from scratch.
 if [[ $what == amt || $what == all ]]; then
-  nmg generation "${common[@]}" --objective amt --pairs 0 --finetune-epochs 2 \
-    --finetune-batch 64 --output "$folder/amt"
+  nmg generation "${common[@]}" --objective amt --pairs 10000 --finetune-steps 625 \
+    --output "$folder/amt"
 fi
 
 # Summaries and dialogues, from end to end: small, to see that they run.
 if [[ $what == ends || $what == all ]]; then
   for dataset in scitldr dailydialog; do
     [[ -f $folder/$dataset-bart/config.json ]] ||
-      nmg new-lm --architecture bart --dataset "$dataset" --vocab-size 5000 --length 256 \
+      nmg new-lm --architecture bart --dataset "$dataset" --vocab-size 5000 --length 192 \
         --output "$folder/$dataset-bart"
     nmg generation --dataset "$dataset" --model "$folder/$dataset-bart" --device "$device" \
-      --precision bf16 --objective mass --pairs 1000 --contexts 4000 --test-examples 200 --seeds 1 \
-      --pretrain-epochs 1 --finetune-epochs 5 --max-source-length 256 --max-target-length 48 \
+      --precision bf16 --objective mass --pairs 500 --contexts 1000 --test-examples 100 --seeds 1 \
+      --pretrain-epochs 1 --finetune-epochs 4 --max-source-length 192 --max-target-length 48 \
       --output "$folder/$dataset"
   done
 fi
