@@ -13,6 +13,7 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import BASE, AdaptationSettings, Executor, Score, ScoreJob
+from envs.early import start_early
 from envs.references import NONE, Policy, reference_masks, resolve_references
 from envs.rendering import masked_text
 from envs.reward import AGENT, Reward, resolve_reward
@@ -165,7 +166,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         deal = self._running()
         self._remember(action)
-        self._submit_references(deal)
+        self.submit_references()
         self._show()
         if len(self._masks) < len(deal.contexts):
             return self._observation(), 0.0, False, False, {"episode_index": self.episode_index}
@@ -231,8 +232,11 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         self._dropped += dropped
         self._over_budget += over
 
-    def _submit_references(self, deal: Deal) -> None:
+    def submit_references(self) -> None:
         """Once an episode, and early, so that their jobs overlap with the agent's choices."""
+        deal = self._deal
+        if deal is None:
+            raise gym.error.ResetNeeded("There is no episode yet: call reset first.")
         for name, policy in self.references.items():
             if name in self._pending:
                 continue
@@ -274,6 +278,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         masks_BL = np.stack(self._masks)
         job = self._job(deal, masks_BL, keep=self.continual)
         agent = masks_BL, self.executor.submit(job)
+        start_early(self)
         results = {AGENT: agent, **self._pending}
         scores = {name: future.result() for name, (_, future) in results.items()}
         masks = {name: values for name, (values, _) in results.items()}

@@ -47,6 +47,9 @@ class ProcessExecutor:
         workers: number of processes.
         timeout: seconds one job may take; ``None`` for no limit.
         progress: called in this process with the phases reported by any worker.
+
+    Attributes:
+        workers: number of processes.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class ProcessExecutor:
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; at least one worker process is needed.")
+        self.workers = workers
         self._jobs: queue.SimpleQueue[tuple[ScoreJob, Future[Score]] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(
@@ -257,17 +261,33 @@ class CachedExecutor:
         future.add_done_callback(lambda _: self._done())
         return future
 
+    def foresee(self, job: ScoreJob) -> None:
+        """Start a job that will be submitted later, if it does not hold up what comes before.
+
+        Off-policy agents need not wait for it, and three jobs of an episode on two workers would
+        leave one of them idle a quarter of the time.
+        """
+        if getattr(self._executor, "workers", 1) > 1 and self._recall(job.key) is None:
+            self._run(job)
+
     def _submit(self, job: ScoreJob) -> Future[Score]:
         if job.keep_weights:
             return self._executor.submit(job)
-        key = job.key
+        future = self._recall(job.key)
+        if future is None:
+            return self._run(job)
+        self.hits += 1
+        return future
+
+    def _run(self, job: ScoreJob) -> Future[Score]:
+        future = self._known[job.key] = self._executor.submit(job)
+        future.add_done_callback(lambda done: self._write(job.key, done))
+        return future
+
+    def _recall(self, key: str) -> Future[Score] | None:
         future = self._known.get(key) or self._read(key)
         if future is not None:
-            self.hits += 1
             self._known[key] = future
-            return future
-        future = self._known[key] = self._executor.submit(job)
-        future.add_done_callback(lambda done: self._write(key, done))
         return future
 
     def _read(self, key: str) -> Future[Score] | None:

@@ -97,6 +97,19 @@ def test_scores_are_remembered_in_memory_and_on_disk(tmp_path):
     assert again.hits == 1
 
 
+def test_foreseen_jobs_run_once_and_only_beside_others(tmp_path):
+    alone, pair = Counting(), Counting()
+    pair.workers = 2
+    for inner in (alone, pair):
+        executor = CachedExecutor(inner)
+        executor.foresee(job(1))
+        executor.foresee(job(1))
+        assert (executor.jobs, executor.hits) == (0, 0)
+        assert executor.submit(job(1)).result().metrics == {"f1": 1.1}
+        assert executor.hits == (inner is pair)
+        assert inner.runs == 1
+
+
 def test_failures_and_kept_weights_are_not_remembered(tmp_path):
     counting = Counting()
     cached = CachedExecutor(counting, tmp_path)

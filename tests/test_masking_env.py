@@ -145,6 +145,19 @@ def test_references_are_submitted_at_the_first_step(tiny_tokenizer):
     assert len(env.executor.jobs) == 1
 
 
+def test_the_next_episode_s_random_reference_is_announced(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer, references={"none": "none", "random": "random"})
+    announced = []
+    env.executor.foresee = lambda job: announced.append(job.key)
+    plain = stub_env(tiny_tokenizer, references={"none": "none", "random": "random"})
+    for episode in range(3):
+        for played in (env, plain):
+            play(played, first_maskable, **({"seed": 3} if episode == 0 else {}))
+    assert [job.key for job in env.executor.jobs] == [job.key for job in plain.executor.jobs]
+    submitted = [env.executor.jobs[3 * episode + i].key for episode in (1, 2) for i in (0, 1)]
+    assert announced[:4] == submitted
+
+
 def test_an_equal_policy_as_agent_and_reference_earns_nothing(tiny_tokenizer):
     class Left:
         def predict(self, observation, state=None, episode_start=None, deterministic=False):
