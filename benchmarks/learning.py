@@ -121,8 +121,8 @@ def run_missing(args: argparse.Namespace, rows: Sequence[Any]) -> None:
     prepare_process()
     field = Field(args.setting, args.deals, args.folder)
     _ = field.reference  # now, so that no learner pays for it
-    for row in rows:
-        for seed in args.seeds:
+    for seed in args.seeds:  # seed by seed: an unfinished comparison still has every row
+        for row in rows:
             episodes = args.episodes or row.episodes
             path = args.folder / f"{args.setting}-{row.name}-{seed}.json"
             if path.exists() and json.loads(path.read_text())["episodes"] >= episodes:
