@@ -229,6 +229,8 @@ def build_env(config: TrainingConfig, on: Stage, executor: Any) -> MaskingEnv:
 
 def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingActorCritic:
     """The agent, its opponent among the environment's references."""
+    from stable_baselines3.common.logger import Logger
+
     from agents.actor_critic import MaskingActorCritic
 
     agent = MaskingActorCritic(
@@ -238,6 +240,7 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
         seed=config.run.seed,
         device="cpu" if config.data.device == "cpu" else config.data.device,
     )
+    agent.set_logger(Logger(folder=None, output_formats=[]))  # or a folder in /tmp for each run
     agent.attach_opponent()
     return agent
 
