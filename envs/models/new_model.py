@@ -93,6 +93,7 @@ def new_model(
         f"{role}_token_id": getattr(tokenizer, f"{role}_token_id")
         for role in ("pad", "bos", "eos", "cls", "sep")
     }
+    ids["eos_token_id"] = meant[Of.END]
     config = AutoConfig.for_model(
         model_type,
         **{
@@ -124,5 +125,8 @@ def _values(size: ModelSize, tokenizer: PreTrainedTokenizerBase) -> dict[Of, Any
         Of.POSITIONS: size.length + 8,
         Of.VOCABULARY: len(tokenizer),
         Of.PAD: tokenizer.pad_token_id,
-        Of.END: tokenizer.eos_token_id,
+        # Tokenizers of BERT's kin end a text with [SEP] and name no other end.
+        Of.END: tokenizer.sep_token_id
+        if tokenizer.eos_token_id is None
+        else tokenizer.eos_token_id,
     }
