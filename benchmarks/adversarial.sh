@@ -6,8 +6,8 @@
 # A small masked LM from scratch on wikitext-2 is trained with random and with adversarial masks;
 # each run's adapt.json holds, over the training, the rank correlation of the mask rate with
 # rarity and with the model's loss, and the share of the masks on the 100 most frequent types. Then
-# the testbed. Needs NMG_DATA. The corpus is the 290,000 tokens of WikiText-2's validation part, so
-# that all of it takes half an hour of one core; CORPUS names another file.
+# the testbed. Needs NMG_DATA. The corpus is the 290,000 tokens of WikiText-2's validation part, within
+# the reach of one core; CORPUS names another file.
 set -euo pipefail
 
 folder=${1:?usage: benchmarks/adversarial.sh FOLDER}
