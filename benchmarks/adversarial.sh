@@ -24,6 +24,6 @@ for seed in ${SEEDS:-0 1 2}; do
   done
 done
 for setting in easy standard; do
-  python benchmarks/adversarial_testbed.py --setting "$setting" --deals 10 --seeds 6 \
+  python benchmarks/adversarial_testbed.py --setting "$setting" --deals 10 --seeds 12 \
     --output "$folder/testbed-$setting.json"
 done
