@@ -20,7 +20,8 @@ from envs.models.states import TokenStates
 from envs.world import World
 from nmg.checkpoint import FolderWeights
 from nmg.config import DataConfig, EpisodeConfig, setting_name
-from nmg.executors import CachedExecutor, ProcessExecutor
+from nmg.executors import ProcessExecutor
+from nmg.score_cache import CachedExecutor
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,10 +106,10 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from nmg.callbacks import EpisodeBar
     from nmg.checkpoint import write_text
     from nmg.comparison import as_json, as_text, tabulate
-    from nmg.executors import CachedExecutor
     from nmg.forecast import duration
     from nmg.generation import arm_jobs, arms, gather
     from nmg.generation_amt import adversarial_objective
+    from nmg.score_cache import CachedExecutor
     from nmg.training import prepare_process
 
     prepare_process()

@@ -10,7 +10,8 @@ import pytest
 
 from envs.adaptation.jobs import AdaptationSettings, Score, ScoreJob
 from envs.text.corpus import Context
-from nmg.executors import CachedExecutor, JobFailedError, ProcessExecutor
+from nmg.executors import JobFailedError, ProcessExecutor
+from nmg.score_cache import CachedExecutor
 
 
 def job(seed: int, **more) -> ScoreJob:

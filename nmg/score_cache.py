@@ -1,0 +1,108 @@
+"""Scores remembered by content, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from envs.adaptation.jobs import Executor, Score, ScoreJob
+
+
+class CachedExecutor:
+    """Remembers the scores of another executor by content key, in memory and in a folder.
+
+    Jobs that leave weights behind are always run: a remembered score would lack the weights.
+
+    Args:
+        executor: runs what is not remembered.
+        folder: one small JSON file per score; ``None`` remembers in memory only.
+        done: called when a job ends, or is found to be remembered.
+
+    Attributes:
+        jobs: submitted so far.
+        hits: of these, remembered.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        folder: Path | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        self._executor = executor
+        self._folder = folder
+        self._done = done or (lambda: None)
+        self._known: dict[str, Future[Score]] = {}
+        self.jobs = self.hits = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def submit(self, job: ScoreJob) -> Future[Score]:
+        self.jobs += 1
+        future = self._submit(job)
+        future.add_done_callback(lambda _: self._done())
+        return future
+
+    def foresee(self, job: ScoreJob) -> None:
+        """Start a job that will be submitted later, if it does not hold up what comes before.
+
+        Off-policy agents need not wait for it, and three jobs of an episode on two workers would
+        leave one of them idle a quarter of the time.
+        """
+        if getattr(self._executor, "workers", 1) > 1 and self._recall(job.key) is None:
+            self._run(job)
+
+    def _submit(self, job: ScoreJob) -> Future[Score]:
+        if job.keep_weights:
+            return self._executor.submit(job)
+        future = self._recall(job.key)
+        if future is None:
+            return self._run(job)
+        self.hits += 1
+        return future
+
+    def _run(self, job: ScoreJob) -> Future[Score]:
+        future = self._known[job.key] = self._executor.submit(job)
+        future.add_done_callback(lambda done: self._write(job.key, done))
+        return future
+
+    def _recall(self, key: str) -> Future[Score] | None:
+        future = self._known.get(key) or self._read(key)
+        if future is not None:
+            self._known[key] = future
+        return future
+
+    def _read(self, key: str) -> Future[Score] | None:
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        future: Future[Score] = Future()
+        future.set_result(score_from_json(json.loads(path.read_text(encoding="utf-8"))))
+        return future
+
+    def _write(self, key: str, done: Future[Score]) -> None:
+        path = self._path(key)
+        if done.cancelled() or done.exception() is not None:
+            self._known.pop(key, None)
+        elif path is not None:
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(asdict(done.result())), encoding="utf-8")
+            part.replace(path)
+
+    def _path(self, key: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{key}.json"
+
+
+def score_from_json(values: Mapping[str, Any]) -> Score:
+    """A score as it was written; JSON keeps floats to the last bit."""
+    return Score(
+        metrics=values["metrics"],
+        per_seed=tuple(values["per_seed"]),
+        cost=values["cost"],
+        pretrain_loss=tuple(values["pretrain_loss"]),
+    )
