@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from report_tables import spread, table
 
 from inner_loop_parts.workload import EVALUATION, FINETUNING, PRETRAINING, RELOAD, STAGES
 
@@ -97,15 +99,15 @@ def _case(case: Mapping[str, Any]) -> list[str]:
             for precision in ("fp32", "bf16")
         ),
     ]
-    lines = _table(rows)
+    lines = table(rows)
     if "plain" in sides and len(sides) > 1:
-        lines += ["", *_table(_ratio_rows(case, sides))]
+        lines += ["", *table(_ratio_rows(case, sides))]
     shares = []
     for precision in ("fp32", "bf16"):
         if precision in sides:
             spent = seconds(found[precision], None, CPU)
             reached = [a / b for a, b in zip(limit(case, precision), spent, strict=True)]
-            shares.append(f"{precision} {_spread(reached, '{:.0%}')}")
+            shares.append(f"{precision} {spread(reached, '{:.0%}')}")
     if shares:
         lines += ["", f"Share of the limit that ours reaches: {', '.join(shares)}."]
     return lines
@@ -116,8 +118,8 @@ def _ratio_rows(case: Mapping[str, Any], sides: Sequence[str]) -> list[list[str]
     rows = [["times faster than plain", *stages, "whole", "whole, by wall time"]]
     for name in sides:
         if name != "plain":
-            found = [_spread(ratios(case, name, stage, CPU), "{:.1f}") for stage in stages]
-            whole = [_spread(ratios(case, name, None, kind), "{:.1f}") for kind in (CPU, WALL)]
+            found = [spread(ratios(case, name, stage, CPU), "{:.1f}") for stage in stages]
+            whole = [spread(ratios(case, name, None, kind), "{:.1f}") for kind in (CPU, WALL)]
             rows.append([NAMES[name], *found, *whole])
     return rows
 
@@ -161,11 +163,11 @@ def _cores(extras: Mapping[str, Any]) -> list[str]:
                     f"{jobs}, {precision}",
                     _number(median(one)),
                     _number(median(two)),
-                    _spread(faster, "{:.2f}"),
+                    spread(faster, "{:.2f}"),
                     f"{rate['two'] / rate['one']:.2f}",
                 ]
             )
-    return _table(rows)
+    return table(rows)
 
 
 def _shares(extras: Mapping[str, Any]) -> list[str]:
@@ -174,25 +176,11 @@ def _shares(extras: Mapping[str, Any]) -> list[str]:
     rows = [["share of the time", *found]]
     for kind in kinds:
         rows.append([kind, *(f"{shares.get(kind, 0):.1%}" for shares in found.values())])
-    return _table(rows)
+    return table(rows)
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    """Median (lowest to highest)."""
-    if not values:
-        return ""
-    middle, low, high = (form.format(x) for x in (median(values), min(values), max(values)))
-    return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def _table(rows: Sequence[Iterable[str]]) -> list[str]:
-    head, *rest = [list(row) for row in rows]
-    marks = ["---", *("---:" for _ in head[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, marks, *rest)]
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:

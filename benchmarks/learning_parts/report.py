@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from report_tables import spread, table
 
 from envs.testbed.settings import settings_named
 from learning_parts.rows import ROWS, Row
@@ -79,7 +81,7 @@ def tables(runs: Runs, setting: str) -> str:
         rows = [row for row in ROWS if row.group == group and row.name in runs]
         if rows:
             lines += [f"**{title[0].upper()}{title[1:]}**", ""]
-            lines += _table([_head(), *(_cells(row, runs[row.name], setting) for row in rows)])
+            lines += table([_head(), *(_cells(row, runs[row.name], setting) for row in rows)])
             lines += [""]
     return "\n".join(lines)
 
@@ -124,16 +126,16 @@ def _cells(row: Row, found: Sequence[Run], setting: str) -> list[str]:
     return [
         row.says,
         str(len(found)),
-        _spread([words(point) for point in common], "{:.0%}"),
-        _spread([point["closed"] for point in common], "{:.0%}"),
+        spread([words(point) for point in common], "{:.0%}"),
+        spread([point["closed"] for point in common], "{:.0%}"),
         str(length[0]) if len(set(length)) == 1 else f"{min(length)} to {max(length)}",
-        _spread([words(point) for point in last], "{:.0%}"),
-        _spread([point["closed"] for point in last], "{:.0%}"),
+        spread([words(point) for point in last], "{:.0%}"),
+        spread([point["closed"] for point in last], "{:.0%}"),
         _first(found, 0.5, words, "episode"),
         _first(found, 0.8, words, "episode"),
         _first(found, 0.8, by_score, "episode"),
         _first(found, 0.8, words, "cpu"),
-        _spread([p["cpu"] / n for p, n in zip(last, length, strict=True)], "{:.2f}"),
+        spread([p["cpu"] / n for p, n in zip(last, length, strict=True)], "{:.2f}"),
     ]
 
 
@@ -143,22 +145,8 @@ def _first(
     points = [reached(run, share, measure) for run in found]
     values = [math.inf if point is None else point[what] for point in points]
     missing = sum(point is None for point in points)
-    text = _spread(values, "{:.0f}").replace("inf", "-")
+    text = spread(values, "{:.0f}").replace("inf", "-")
     return text if not missing or missing == len(points) else f"{text}, {missing} never"
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    """Median (lowest to highest)."""
-    if not values:
-        return ""
-    middle, low, high = (form.format(x) for x in (median(values), min(values), max(values)))
-    return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def _table(rows: Sequence[Iterable[str]]) -> list[str]:
-    head, *rest = [list(row) for row in rows]
-    marks = ["---", *("---:" for _ in head[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, marks, *rest)]
 
 
 def plot(runs: Runs, setting: str, path: Path) -> None:
