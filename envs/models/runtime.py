@@ -18,7 +18,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 PRIMITIVES = "64"
 """Kernels that oneDNN keeps compiled. It keeps 1024 by default, one for each shape of a product:
 with packed batches hardly two shapes are equal, and what is kept lies scattered between the freed
-activations and pins them, half a gigabyte in a job of minilm."""
+activations and pins them."""
 EXACT = 2e-6
 """Largest relative error of a matrix product that still counts as float32 (usual: 3e-7)."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
