@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from envs.models.attention import PackedLayout, packed_attention
-from envs.models.dropout import FastDropout, apply_bits, fast_dropout, keep_bits
+from envs.models.dropout import FastDropout, draw_dropped, fast_dropout, zero_places
 from envs.models.flat import FlatParameters
 from envs.models.standing import StandingEmbedding, StandingLinear, use_standing_gradients
 
@@ -20,13 +20,13 @@ def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
     layout = PackedLayout(lengths)
     size = max(lengths) if layout.short else None
     sizes = [HEADS * (size or n) ** 2 for n in lengths]
-    bits = keep_bits(sum(sizes), rate).split(sizes)
+    kept = zero_places(torch.ones(sum(sizes)), draw_dropped(sum(sizes), rate)).split(sizes)
     outputs, start = [], 0
-    for n, keep in zip(lengths, bits, strict=True):
+    for n, keep in zip(lengths, kept, strict=True):
         q, k, v = (x[0, :, start : start + n] for x in qkv)
         weights = torch.softmax(q @ k.transpose(1, 2) * WIDTH**-0.5, dim=-1)
-        kept = keep.view(HEADS, size or n, size or n)[:, :n, :n] != 0
-        outputs.append((weights * kept / (1 - rate)) @ v)
+        keep = keep.view(HEADS, size or n, size or n)[:, :n, :n]
+        outputs.append((weights * keep / (1 - rate)) @ v)
         start += n
     return torch.cat(outputs, dim=1).transpose(0, 1)[None]
 
@@ -65,11 +65,32 @@ def test_dropout_keeps_its_rate_its_mean_and_its_gradient() -> None:
     assert torch.equal(layer(x), x)
 
 
-def test_dropout_of_every_precision_keeps_elements_as_they_are() -> None:
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+def test_dropped_elements_are_independent_and_as_frequent_as_asked(rate) -> None:
+    torch.manual_seed(0)
+    count = 2_000_000
+    dropped = 1 - zero_places(torch.ones(count), draw_dropped(count, rate))
+    for lag in (0, 1, 2, 5):  # both of two elements: rate squared
+        both = (dropped * dropped.roll(lag)).mean().item()
+        expected = rate if lag == 0 else rate**2
+        spread = (expected * (1 - expected) / count) ** 0.5
+        assert both == pytest.approx(expected, abs=4 * spread)
+
+
+def test_a_draw_that_falls_short_is_continued() -> None:
+    torch.manual_seed(0)
+    found = [draw_dropped(3, 0.5) for _ in range(4000)]
+    assert all((places < 3).all() and (places.diff() > 0).all() for places in found)
+    assert sum(map(len, found)) == pytest.approx(6000, abs=4 * (4000 * 3 / 4) ** 0.5)
+
+
+def test_dropout_of_every_precision_and_layout() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        x = torch.randn(3, 7).to(dtype)
-        y = apply_bits(x, keep_bits(21, 0.5).view(3, 7))
-        assert torch.equal(y[y != 0], x[y != 0])
+        x = torch.randn(7, 3).to(dtype).t().requires_grad_()
+        y = fast_dropout(x, 0.5)
+        (gradient,) = torch.autograd.grad(y, x, torch.ones((), dtype=dtype).expand(3, 7))
+        assert torch.equal(y[y != 0], 2 * x[y != 0])
+        assert torch.equal(gradient, 2.0 * (y != 0).to(dtype))
 
 
 def layers() -> tuple[nn.Sequential, nn.Sequential]:

@@ -9,12 +9,13 @@ instead.
 With S = Q K^T s, P = softmax(S), dropout mask M, c = 1 / (1 - rate) and O = c (P * M) V, the
 gradients are, with G that of O,
 
-    dV = c (P * M)^T G,    X = (P * M) * (c G V^T),    dS = X - P * rowsum(X),    dQ = s dS K,
+    dV = c (P * M)^T G,    dS = P * (M * (c G V^T) - rowsum(G * O)),    dQ = s dS K,
     dK = s dS^T Q,
 
-written out because a sequence at a time stays in the cache, and because autograd's slices would
-each make a batch-sized tensor of zeros. The library's fused kernel is slower than these matrix
-products on CPU at the lengths of contexts, with and without gradients.
+(rowsum(G * O) as in FlashAttention, Dao et al. 2022, equation 4) written out because a sequence at
+a time stays in the cache, because P and the places that M drops are all that has to be kept, and
+because autograd's slices would each make a batch-sized tensor of zeros. The library's fused kernel
+is slower than these matrix products on CPU at the lengths of contexts, with and without gradients.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.models.dropout import apply_bits, keep_bits
+from envs.models.dropout import draw_dropped, zero_places
 
 PACKED = "nmg_packed"
 SHORT = 48
@@ -149,40 +150,45 @@ class _Attention(torch.autograd.Function):
         factors = (scale, 1.0, 1.0)
         inputs = zip((query_THD, key_THD, value_THD), factors, strict=True)
         pieces = list(zip(*(layout.cut(x, factor) for x, factor in inputs), strict=True))
-        bits = _bits([len(q) * q.shape[1] ** 2 for q, _, _ in pieces], rate)
+        drops = _dropped([len(q) * q.shape[1] ** 2 for q, _, _ in pieces], rate)
         trains = any(ctx.needs_input_grad)
         outputs, saved = [], []
         with torch.autocast(query_THD.device.type, enabled=False):
-            for (q, k, v), keep in zip(pieces, bits, strict=True):
+            for (q, k, v), places in zip(pieces, drops, strict=True):
                 weights = torch.softmax(layout.masked(torch.bmm(q, k.transpose(1, 2))), dim=-1)
-                dropped = weights if keep is None else apply_bits(weights, keep.view_as(weights))
-                outputs.append(torch.bmm(dropped, v))
+                kept = zero_places(weights.clone(), places) if len(places) else weights
+                outputs.append(torch.bmm(kept, v))
                 if trains:
-                    saved.append((q, k, v, weights, dropped))
+                    saved.append((q, k, v, weights, places, outputs[-1]))
         ctx.pieces = saved
         out_THD = torch.empty(query_THD.shape, dtype=torch.float32, device=query_THD.device)
         return layout.paste(outputs, out_THD).mul_(ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, grad_THD: Tensor) -> tuple[Any, ...]:
+        # Taken, so that a second pass fails: this one drops from the weights in place.
+        pieces, ctx.pieces = ctx.pieces, None
         grads = []
-        for g, piece in zip(ctx.layout.cut(grad_THD, ctx.kept), ctx.pieces, strict=True):
-            q, k, v, weights, dropped = piece
-            d_scores = torch.bmm(g, v.transpose(1, 2)).mul_(dropped)
-            d_scores.addcmul_(weights, d_scores.sum(dim=-1, keepdim=True), value=-1)
+        for g, piece in zip(ctx.layout.cut(grad_THD, ctx.kept), pieces, strict=True):
+            q, k, v, weights, places, output = piece
+            d_scores = zero_places(torch.bmm(g, v.transpose(1, 2)), places)
+            d_scores.sub_((g * output).sum(dim=-1, keepdim=True)).mul_(weights)
+            kept = zero_places(weights, places)
             d_key = torch.bmm(d_scores.transpose(1, 2), q)
             d_query = torch.bmm(d_scores, k).mul_(ctx.scale)
-            grads.append((d_query, d_key, torch.bmm(dropped.transpose(1, 2), g)))
+            grads.append((d_query, d_key, torch.bmm(kept.transpose(1, 2), g)))
         d_query_THD, d_key_THD, d_value_THD = (
             ctx.layout.paste(part, torch.empty_like(grad_THD)) for part in zip(*grads, strict=True)
         )
         return d_query_THD, d_key_THD, d_value_THD, None, None, None
 
 
-def _bits(sizes: Sequence[int], rate: float) -> Sequence[Tensor | None]:
-    if not rate:
-        return [None] * len(sizes)
-    return keep_bits(sum(sizes), rate).split(list(sizes))
+def _dropped(sizes: Sequence[int], rate: float) -> list[Tensor]:
+    """Places that are dropped in each of several pieces."""
+    ends = torch.tensor(sizes).cumsum(0)
+    places = draw_dropped(sum(sizes), rate)
+    parts = places.tensor_split(torch.searchsorted(places, ends[:-1]))
+    return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
 
 
 def register_packed_attention() -> None:
