@@ -36,25 +36,18 @@ def measure_case(
         By side: ``stages``: (wall, cpu) seconds of the whole job by stage, one pair a repeat;
         ``memory``: MB before and at most. ``rates`` and ``needed`` give the limit.
     """
-    running = {name: Side(name, workload, device) for name in sides}
+    running: dict[str, Side] = {}
     rate = Side(RATE, None, device)
     result: dict[str, Any] = {"needed": needed(workload, model), "rates": [], "sides": {}}
     try:
         rate.ask("open")
-        for name, side in running.items():
-            say(f"  {name} warms up")
-            opened = side.ask("open")
-            small = workload.cut(1)
-            result["sides"][name] = {
-                "stages": [],
-                "memory": [opened, opened],
-                "scaled": bool(steps[name]),
-                "first_loss": side.ask("first_loss", small),
-            }
-            side.ask("run", small)
         for repeat in range(repeats):
             result["rates"].append({p: rate.ask("rate", p) for p in ("fp32", "bf16")})
-            for name in _rotated(list(running), repeat):
+            for name in _rotated(list(sides), repeat):
+                if repeat == 0:
+                    say(f"  {name} warms up")
+                    running[name] = Side(name, workload, device)
+                    result["sides"][name] = _warm(running[name], workload, bool(steps[name]))
                 part = workload.cut(steps[name] + 1) if steps[name] else workload
                 measured, memory = running[name].ask("run", part)
                 scale = "steps" if name == "plain" else "tokens"
@@ -63,10 +56,25 @@ def measure_case(
                 result["sides"][name]["memory"][1] = memory
                 total = sum(cpu for _, cpu in whole.values())
                 say(f"  repeat {repeat + 1}: {name} {total:.2f} s of processor time")
+                if repeat + 1 == repeats:  # its memory, before another large model is opened
+                    running.pop(name).close()
     finally:
         for side in (*running.values(), rate):
             side.close()
     return result
+
+
+def _warm(side: Side, workload: Workload, is_scaled: bool) -> dict[str, Any]:
+    opened = side.ask("open")
+    small = workload.cut(1)
+    found = {
+        "stages": [],
+        "memory": [opened, opened],
+        "scaled": is_scaled,
+        "first_loss": side.ask("first_loss", small),
+    }
+    side.ask("run", small)
+    return found
 
 
 def _rotated(names: list[str], by: int) -> list[str]:
