@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import budgeted
+from agents.attention_block import AttentionBlock
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class ScoringModule(nn.Module):
         super().__init__()
         width = settings.width
         self.embedding = nn.Embedding(vocab_size, width)
-        self.layers = nn.ModuleList(_Layer(width, settings.heads) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(
+            AttentionBlock(width, settings.heads, fused=False) for _ in range(settings.layers)
+        )
         self.score = nn.Linear(width, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
@@ -70,35 +73,6 @@ class ScoringModule(nn.Module):
         for layer in self.layers:
             x_BLW = layer(x_BLW, real_BL)
         return self.score(x_BLW).squeeze(-1)
-
-
-class _Layer(nn.Module):
-    """Pre-norm self-attention and feed-forward without dropout.
-
-    Attention is written out: with gradients, on CPU and at these sizes, the fused kernel takes
-    several times as long.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, x_BLW: Tensor, real_BL: Tensor) -> Tensor:
-        batch, length, width = x_BLW.shape
-        shape = (batch, length, 3, self.heads, width // self.heads)
-        query, key, value = self.mix(self.norm(x_BLW)).view(shape).permute(2, 0, 3, 1, 4)
-        weights = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
-        hidden = ~real_BL[:, None, None, :]
-        weights = weights.masked_fill(hidden, -1e9).softmax(dim=-1)
-        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
-        x_BLW = x_BLW + self.out(mixed)
-        return x_BLW + self.feed(x_BLW)
 
 
 def _positions(length: int, width: int) -> Tensor:

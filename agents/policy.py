@@ -16,9 +16,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from agents import budgeted
+from agents.attention_block import AttentionBlock
 from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.settings import AgentSettings
@@ -30,30 +30,6 @@ CHUNK_TOKENS = 16_384
 """Padded tokens scored at once when acting, to bound memory."""
 NOISE_SEED = 20201116
 """With the number of a context, the seed of its repeatable draw."""
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward, both residual; no dropout, so runs repeat."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(h for h in range(min(heads, width), 0, -1) if width % h == 0)
-        self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, x_BLW: Tensor, real_BL: Tensor) -> Tensor:
-        batch, length, width = x_BLW.shape
-        shape = (batch, length, 3, self.heads, width // self.heads)
-        query, key, value = self.mix(self.norm(x_BLW)).view(shape).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=real_BL[:, None, None, :]
-        )
-        x_BLW = x_BLW + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x_BLW + self.feed(x_BLW)
 
 
 class MaskingNetwork(nn.Module):
