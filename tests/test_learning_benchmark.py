@@ -53,12 +53,16 @@ def test_tables_and_plot_come_from_the_files_and_leave_the_page_around_them(
         run["points"] = points(0.3, 0.5, 0.9, last)
         path = results / f"standard-default-{seed}.json"
         path.write_text(json.dumps(run), encoding="utf-8")
+        run = {**run, "row": "sign", "points": points(0.3, 0.5, 0.4, last - 0.6 - 0.02 * seed)}
+        path = results / f"standard-sign-{seed}.json"
+        path.write_text(json.dumps(run), encoding="utf-8")
     page = docs / "results.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
     for _ in range(2):
         text = report.write(results, "standard", docs)
     assert "| default agent | 2 |" in text
     assert "96% (92% to 98%)" in text
+    assert "| -91% [-111%, -72%]: worse |" in text
     written = page.read_text(encoding="utf-8")
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")

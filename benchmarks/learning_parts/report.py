@@ -13,6 +13,7 @@ from report_tables import spread, table
 
 from envs.testbed.settings import settings_named
 from learning_parts.rows import ROWS, Row
+from nmg.statistics import compare
 
 BEGIN, END = "<!-- learning: written by benchmarks/learning.py -->", "<!-- end of learning -->"
 COMMON = 20
@@ -81,7 +82,7 @@ def tables(runs: Runs, setting: str) -> str:
         rows = [row for row in ROWS if row.group == group and row.name in runs]
         if rows:
             lines += [f"**{title[0].upper()}{title[1:]}**", ""]
-            lines += table([_head(), *(_cells(row, runs[row.name], setting) for row in rows)])
+            lines += table([_head(), *(_cells(row, runs, setting) for row in rows)])
             lines += [""]
     return "\n".join(lines)
 
@@ -94,8 +95,10 @@ def _about(runs: Runs) -> str:
         f"{', '.join(map(str, deals))} held-out domains, the same for all. *Words*: share of "
         "informative tokens, as part of the way from chance to all; *score*: likelihood, as part "
         "of the way from random to best mask. *Episodes to*: the first measured one at which that "
-        "part is reached and at the next one too; `-` if a run never reached it. Seconds are "
-        "processor seconds of one core, judging left out."
+        "part is reached and at the next one too; `-` if a run never reached it. *Against the "
+        "default agent*: mean paired difference over the seeds of both, Student's interval, not "
+        "corrected for the number of rows. Seconds are processor seconds of one core, judging left "
+        "out."
     )
 
 
@@ -105,6 +108,7 @@ def _head() -> list[str]:
         "runs",
         f"words, after {COMMON}",
         f"score, after {COMMON}",
+        f"words, after {COMMON}, against the default agent [95%]",
         "episodes",
         "words, at the end",
         "score, at the end",
@@ -116,7 +120,9 @@ def _head() -> list[str]:
     ]
 
 
-def _cells(row: Row, found: Sequence[Run], setting: str) -> list[str]:
+def _cells(row: Row, runs: Runs, setting: str) -> list[str]:
+    found = runs[row.name]
+
     def words(point: Any) -> float:
         return by_words(point, setting)
 
@@ -128,6 +134,7 @@ def _cells(row: Row, found: Sequence[Run], setting: str) -> list[str]:
         str(len(found)),
         spread([words(point) for point in common], "{:.0%}"),
         spread([point["closed"] for point in common], "{:.0%}"),
+        _against_default(row, runs, words),
         str(length[0]) if len(set(length)) == 1 else f"{min(length)} to {max(length)}",
         spread([words(point) for point in last], "{:.0%}"),
         spread([point["closed"] for point in last], "{:.0%}"),
@@ -137,6 +144,25 @@ def _cells(row: Row, found: Sequence[Run], setting: str) -> list[str]:
         _first(found, 0.8, words, "cpu"),
         spread([p["cpu"] / n for p, n in zip(last, length, strict=True)], "{:.2f}"),
     ]
+
+
+def _against_default(row: Row, runs: Runs, measure: Callable[[Any], float]) -> str:
+    """Paired difference over the seeds that both have, with Student's interval and verdict."""
+
+    def by_seed(name: str) -> dict[int, float]:
+        return {
+            run["seed"]: measure(point)
+            for run in runs.get(name, ())
+            for point in run["points"]
+            if point["episode"] == COMMON
+        }
+
+    own, default = by_seed(row.name), by_seed("default")
+    shared = sorted(own.keys() & default.keys())
+    if row.name == "default" or len(shared) < 2:
+        return ""
+    c = compare([own[seed] for seed in shared], [default[seed] for seed in shared])
+    return f"{c.difference:+.0%} [{c.low:+.0%}, {c.high:+.0%}]: {c.verdict}"
 
 
 def _first(
