@@ -77,6 +77,9 @@ class EpisodeConfig:
     """Share of the training contexts kept for scoring."""
     budget: float = 0.05
     """Share of the tokens of a context that may be masked."""
+    random_reference: bool = True
+    """Score random masks in every episode, too; without them an episode is a third cheaper, the
+    agent learns against its opponent alone, and the log has no gain over random."""
     env_reward: Literal["gain", "sign", "nll_gain"] = "nll_gain"
     """What the environment pays and the log shows; the agent learns from the scores themselves,
     see --metric and --reward."""
@@ -138,6 +141,13 @@ class TrainingConfig:
     adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if not self.episode.random_reference and self.agent.self_play == "none":
+            raise ConfigError(
+                "random_reference is off and self_play is none, so that nothing is left to compare "
+                "the agent with; give one of them."
+            )
 
 
 @dataclass(frozen=True)

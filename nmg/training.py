@@ -198,8 +198,8 @@ def prepare_process() -> None:
 
 
 def jobs_per_episode(config: TrainingConfig) -> int:
-    """Score jobs of an episode: the agent's, random's and the opponent's."""
-    return 2 + (config.agent.self_play != "none")
+    """Score jobs of an episode: the agent's, the opponent's and random's."""
+    return 1 + (config.agent.self_play != "none") + config.episode.random_reference
 
 
 def final_jobs(config: TrainingConfig) -> int:
@@ -219,7 +219,7 @@ def build_env(config: TrainingConfig, on: Stage, executor: Any) -> MaskingEnv:
         settings=config.adaptation,
         budget=episode.budget,
         reward=episode.env_reward,
-        references={"random": "random"},
+        references={"random": "random"} if episode.random_reference else {},
         headline=on.task.headline,
         higher_is_better=on.task.higher_is_better,
         continual=episode.continual,

@@ -144,6 +144,7 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
                 [(r["episode"] + 1, r["informative"].get(name)) for r in records], window=5
             )
             for name in ("agent", "random")
+            if name in records[0]["informative"]
         }
         chart = line_chart(
             shares, "episode", "share of masked tokens that are informative", marks=_mark(chosen)
@@ -153,12 +154,13 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
             "is in the table above."
         )
         sections.append(Section("What is masked", text, chart))
-    gaps = [(r["episode"] + 1, _gap(r, metric)) for r in records]
-    chart = line_chart(
-        {"agent - random": smooth(gaps, window=5)}, "episode", metric, marks=_mark(chosen)
-    )
-    text = f"Difference in {metric} on the same data with the same seeds, mean of five episodes."
-    sections.append(Section("Episodes: agent against random", text, chart))
+    gaps = smooth([(r["episode"] + 1, _gap(r, metric)) for r in records], window=5)
+    if gaps:
+        chart = line_chart({"agent - random": gaps}, "episode", metric, marks=_mark(chosen))
+        text = (
+            f"Difference in {metric} on the same data with the same seeds, mean of five episodes."
+        )
+        sections.append(Section("Episodes: agent against random", text, chart))
     gains = [(r["episode"] + 1, r["validation"]["gain"]) for r in records if "validation" in r]
     if len(gains) > 1:
         text = "Gain of the policy over random on fixed deals of the training data."
@@ -172,7 +174,7 @@ def _mark(chosen: int) -> list[tuple[float, str]]:
 
 
 def _gap(record: Mapping[str, Any], metric: str) -> float | None:
-    mine, other = (record["score"][name].get(metric) for name in ("agent", "random"))
+    mine, other = (record["score"].get(name, {}).get(metric) for name in ("agent", "random"))
     return None if mine is None or other is None else mine - other
 
 

@@ -67,5 +67,5 @@ def test_tables_and_plot_come_from_the_files_and_leave_the_page_around_them(
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")
     assert "old" not in written
-    assert written.count("default agent") == 1
+    assert written.count("| default agent |") == 1
     assert (docs / "learning.png").stat().st_size > 1000

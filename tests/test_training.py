@@ -106,6 +106,16 @@ def test_the_checkpoint_is_chosen_by_its_validation(arguments, tmp_path):
         chosen_checkpoint(run, start=50)
 
 
+def test_an_episode_without_the_random_reference(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*arguments, "--no-random-reference", "--output", str(run)]) == 0
+    assert set(read_records(run / "metrics.jsonl")[0]["score"]) == {"agent", "opponent"}
+    assert "<svg" in (run / "report.html").read_text()
+    alone = ["--no-random-reference", "--self-play", "none", "--output", str(tmp_path / "other")]
+    assert main([*arguments, *alone]) == 2
+    assert "nothing is left to compare" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_workers_give_the_scores_of_this_process(arguments, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
