@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,31 @@ class FragmentOf:
         )
         batch = Batch.of(observation)
         masks_BL = np.asarray(masks, dtype=bool).reshape(batch.maskable_BL.shape)
-        fragments_BL = np.zeros(masks_BL.shape, np.int8)
-        for row, mask_L in enumerate(masks_BL):
-            places = np.flatnonzero(batch.maskable_BL[row])
-            length = int(batch.budget_B[row])
-            if length:
-                hits = np.convolve(mask_L[places], np.ones(length), "valid")
-                start = int(hits.argmax())
-                fragments_BL[row, places[start : start + length]] = 1
-        return fragments_BL.reshape(np.shape(observation["input_ids"])), state
+        rows = zip(masks_BL, batch.maskable_BL, batch.budget_B, strict=True)
+        fragments = [
+            densest_fragment(mask_L, {"maskable": maskable_L, "budget": [length]})[0]
+            for mask_L, maskable_L, length in rows
+        ]
+        return np.reshape(fragments, np.shape(observation["input_ids"])), state
+
+
+def densest_fragment(
+    mask_L: np.ndarray, observation: Mapping[str, Any]
+) -> tuple[np.ndarray, int, int]:
+    """The fragment of a mask as ``FragmentOf`` takes it: what ``FragmentMaskingEnv`` can read by.
+
+    Args:
+        mask_L: bits.
+        observation: of one context; ``maskable`` and ``budget`` are looked at.
+
+    Returns:
+        The fragment (L,) int8, the bits outside of it, and 0: none of it is over the budget.
+    """
+    bits_L = np.asarray(mask_L, dtype=bool)
+    places = np.flatnonzero(observation["maskable"])
+    length = min(int(observation["budget"][0]), len(places))
+    fragment_L = np.zeros(bits_L.shape, np.int8)
+    if length:
+        start = int(np.convolve(bits_L[places], np.ones(length), "valid").argmax())
+        fragment_L[places[start : start + length]] = 1
+    return fragment_L, int(bits_L.sum() - bits_L[fragment_L == 1].sum()), 0

@@ -25,7 +25,7 @@ def start_early(env: MaskingEnv) -> None:
     fixed = {
         name: policy
         for name, policy in env.references.items()
-        if policy == NONE or type(policy) is UniformRandom
+        if policy == NONE or isinstance(policy, UniformRandom)
     }
     if foresee is None or env.continual or not fixed:
         return

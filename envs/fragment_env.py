@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from envs.adaptation.jobs import Executor
 from envs.masking_env import MaskingEnv
-from envs.references import Policy
+from envs.references import Policy, UniformRandom
 from envs.world import World
 
 Observation = dict[str, np.ndarray]
+Reading = Callable[[np.ndarray, Observation], tuple[np.ndarray, int, int]]
+"""Bits (L,) and what they answer -> the fragment, the bits dropped, the bits over the budget."""
 
 
 class FragmentMaskingEnv(MaskingEnv):
@@ -29,12 +31,15 @@ class FragmentMaskingEnv(MaskingEnv):
     `mask/dropped`, and bits of a fragment that is too long as `mask/over_budget`.
 
     A policy that scatters its bits would mask a single token: `agents.fragments.FragmentOf` turns
-    any policy into one that answers with fragments.
+    any policy into one that answers with fragments, and `reading=agents.fragments.densest_fragment`
+    has the environment itself play the stretch, as long as the budget, that holds most of the bits.
+    `info["masks"]` always holds the fragments, as they were trained on.
 
     ## Arguments
     As of `MaskingEnv`. `budget` is the longest fragment, as a share of the sentence (the paper's k
     is 0.5). The reference `"random"` is a fragment of that length at a uniform place; the masks of
-    every other reference are read as actions are.
+    every other reference are read as actions are. `reading` says how: a callable as `fragment_of`,
+    which is the default.
 
     ## Version History
     * v0: initial version
@@ -47,8 +52,10 @@ class FragmentMaskingEnv(MaskingEnv):
         *,
         budget: float = 0.5,
         references: Mapping[str, Policy | str] | None = None,
+        reading: Reading | None = None,
         **options: Any,
     ) -> None:
+        self._reading = reading or fragment_of
         given = {"random": "random"} if references is None else references
         named = {
             name: RandomFragment() if isinstance(policy, str) and policy == "random" else policy
@@ -57,13 +64,13 @@ class FragmentMaskingEnv(MaskingEnv):
         super().__init__(world, executor, budget=budget, references=named, **options)
 
     def _remember(self, action: np.ndarray) -> None:
-        fragment, dropped, over = fragment_of(action, self._observation())
+        fragment, dropped, over = self._reading(action, self._observation())
         super()._remember(fragment)
         self._dropped += dropped
         self._over_budget += over
 
     def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
-        return super()._reference_masks(name, _AsFragments(policy))
+        return super()._reference_masks(name, _AsFragments(policy, self._reading))
 
 
 def fragment_of(mask: np.ndarray, observation: Observation) -> tuple[np.ndarray, int, int]:
@@ -93,14 +100,8 @@ def fragment_of(mask: np.ndarray, observation: Observation) -> tuple[np.ndarray,
     return fragment, int(bits.sum()) - (end - start), end - start - kept
 
 
-class RandomFragment:
+class RandomFragment(UniformRandom):
     """A fragment as long as the budget allows, at a uniform place."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed(seed)
-
-    def seed(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
 
     def predict(
         self,
@@ -124,8 +125,8 @@ class RandomFragment:
 class _AsFragments:
     """A policy whose masks are read as actions are."""
 
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
+    def __init__(self, policy: Any, reading: Reading) -> None:
+        self._policy, self._reading = policy, reading
 
     def seed(self, seed: int) -> None:
         reseed = getattr(self._policy, "seed", None)
@@ -135,7 +136,7 @@ class _AsFragments:
     def predict(self, observation: Observation, **options: Any) -> tuple[np.ndarray, Any]:
         masks_BL, state = self._policy.predict(observation, **options)
         rows = [
-            fragment_of(mask_L, {name: values[row] for name, values in observation.items()})[0]
+            self._reading(mask_L, {name: values[row] for name, values in observation.items()})[0]
             for row, mask_L in enumerate(masks_BL)
         ]
         return np.stack(rows), state

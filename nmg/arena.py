@@ -104,6 +104,11 @@ def build_arena(config: TestingConfig) -> Arena:
     Raises:
         ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
     """
+    if config.data.task == "generation":
+        raise ValueError(
+            "nmg test has no task generation: compare a learned policy with uniform fragments by "
+            "nmg generation --placement uniform RUN, where RUN is its run folder."
+        )
     if config.data.task == "testbed":
         return _testbed_arena(config.data.dataset)
     return _text_arena(config)

@@ -6,22 +6,31 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import Tensor
 
+from agents.fragments import FragmentOf
 from envs.adaptation.executor import SerialExecutor
+from envs.adaptation.generation_scorer import GenerationScorer
 from envs.adaptation.jobs import BASE, Executor, Progress, Task
 from envs.adaptation.scorer import Scorer
+from envs.fragment_env import RandomFragment
 from envs.models.language_model import LanguageModel
-from envs.models.loading import load_language_model
+from envs.models.loading import load_language_model, load_seq2seq
 from envs.models.runtime import tune_runtime
+from envs.models.seq2seq import Seq2SeqModel
 from envs.models.states import TokenStates
+from envs.references import Policy, UniformRandom
 from envs.world import World
 from nmg.checkpoint import FolderWeights
 from nmg.config import DataConfig, EpisodeConfig, setting_name
+from nmg.evaluation import Masking
 from nmg.executors import ProcessExecutor
 from nmg.score_cache import CachedExecutor
+
+if TYPE_CHECKING:
+    from nmg.generation_config import GenerationData
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +43,36 @@ class Stage:
         scorer: runs score jobs in this process.
         states: what policies see of the language model; its weights are its own, since the
             scorer's change under every job.
+        fragments: whether masks are fragments, as in generation.
     """
 
     world: World
     task: Task
     scorer: Scorer
     states: TokenStates
+    fragments: bool = False
+
+    @property
+    def random(self) -> Policy:
+        """Random masking, as the environment's own reference."""
+        return RandomFragment() if self.fragments else UniformRandom()
+
+    def played(self, masking: Masking) -> Masking:
+        """A masking as the environment plays it."""
+        return FragmentOf(masking) if self.fragments and masking is not None else masking
 
 
 def text_model(data: DataConfig) -> LanguageModel:
     """The language model of the settings."""
     return load_language_model(data.model, device=data.device, precision=data.precision)
+
+
+def generation_model(data: DataConfig | GenerationData) -> Seq2SeqModel:
+    """The sequence-to-sequence model of the settings."""
+    languages = (data.languages[0], data.languages[1]) if data.languages else None
+    return load_seq2seq(
+        data.model, device=data.device, precision=data.precision, languages=languages
+    )
 
 
 def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
@@ -55,6 +83,8 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
     """
     if data.task == "testbed":
         return generated_stage(data.dataset)
+    if data.task == "generation":
+        return _generation_stage(data, episode)
     from envs.building import build_text_world
 
     lm = text_model(data)
@@ -74,6 +104,30 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         held_out=episode.held_out,
     )
     return Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
+
+
+def _generation_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
+    from envs.generation_building import build_generation_task, build_generation_world
+
+    model = generation_model(data)
+    task = build_generation_task(
+        data.dataset, model, max_source_length=data.max_length, max_target_length=data.max_length
+    )
+    world = build_generation_world(
+        data.dataset,
+        model,
+        task,
+        data_dir=data.data_dir,
+        strict=data.strict,
+        side=data.side,
+        window=data.window,
+        contexts_per_episode=episode.contexts,
+        examples_per_episode=episode.train_examples,
+        score_examples=episode.score_examples,
+        held_out=episode.held_out,
+    )
+    states = TokenStates(generation_model(data))
+    return Stage(world, cast(Any, task), GenerationScorer(model, task), states, fragments=True)
 
 
 def generated_stage(dataset: str, family: Literal["train", "test"] = "train") -> Stage:
@@ -110,13 +164,17 @@ class ScorerFactory:
     def __call__(self, progress: Progress, number: int) -> Scorer:
         tune_runtime(threads=1)
         data = replace(self.data, device=worker_device(self.data.device, number))
-        scorer = (
-            generated_stage(data.dataset).scorer
-            if self.task is None
-            else Scorer(text_model(data), self.task)
-        )
+        scorer = _scorer(data, self.task)
         scorer.progress = progress
         return share_weights(scorer, self.weights)
+
+
+def _scorer(data: DataConfig, task: Task | None) -> Scorer:
+    if task is None:
+        return generated_stage(data.dataset).scorer
+    if data.task == "generation":
+        return GenerationScorer(generation_model(data), cast(Any, task))
+    return Scorer(text_model(data), task)
 
 
 def worker_device(device: str, number: int) -> str:

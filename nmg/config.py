@@ -15,12 +15,7 @@ from envs.adaptation.jobs import AdaptationSettings
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
 TaskName = Literal["testbed", "qa", "classification", "generation"]
-GENERATION = (
-    "There is no meta-training for generation, whose actions are fragments where the agent chooses "
-    "tokens: compare objectives and placements with nmg generation, or train an agent of your own "
-    "on the environment nmg/MaskGeneration-v0."
-)
-"""What nmg train and nmg test say to the task generation."""
+LANGUAGES = "languages are a source and a target, e.g. en_XX de_DE."
 
 
 @dataclass(frozen=True)
@@ -28,8 +23,8 @@ class DataConfig:
     """Which text, which task, which language model."""
 
     task: TaskName = "testbed"
-    """``testbed`` (generated, the best mask is known), ``qa`` or ``classification``; generation has
-    a command of its own, nmg generation."""
+    """``testbed`` (generated, the best mask is known), ``qa``, ``classification``, or
+    ``generation`` (masks are fragments; nmg generation takes the place of nmg test)."""
     dataset: str = "testbed"
     """A named data set (``nmg data list``), a file or a folder."""
     data_dir: str | None = None
@@ -46,6 +41,11 @@ class DataConfig:
     pad_questions: bool = False
     """Question answering: pad every input to its longest length and let the softmax over positions
     run over the padding too, as the original did; several times slower."""
+    side: Literal["source", "target"] = "source"
+    """Generation: which texts of the training pairs are masked."""
+    languages: tuple[str, ...] = ()
+    """Generation: source and target language, by the tokenizer's codes, for models that want
+    them."""
     strict: bool = False
     """Stop at a damaged example instead of counting and skipping it."""
     device: str = "cpu"
@@ -61,6 +61,8 @@ class DataConfig:
         _at_least(0, workers=self.workers)
         if self.task == "qa" and not 0 <= self.stride < self.max_length:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
+        if len(self.languages) not in (0, 2):
+            raise ConfigError(LANGUAGES)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class TestingConfig:
 
 PAPER = {"qa": "squad-bert", "classification": "chemprot-bert"}
 """The preset that ``--preset paper`` means for a task."""
-DEFAULT = {"testbed": "testbed", "qa": "qa", "classification": "classification"}
+DEFAULT = {name: name for name in ("testbed", "qa", "classification", "generation")}
 """The preset of a task when none is asked for."""
 
 
@@ -247,8 +249,6 @@ def preset_settings(name: str | None, task: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: if there is no such preset.
     """
-    if task == "generation":
-        raise ConfigError(GENERATION)
     task = coerce("task", TaskName, task or DataConfig.task)
     by_task = {None: DEFAULT, "default": DEFAULT, "paper": PAPER}.get(name)
     if by_task is None:

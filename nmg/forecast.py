@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 
@@ -18,22 +20,34 @@ PHASES = {
     "evaluation": "eval_tokens",
 }
 """Phase, as the scorer reports it -> its entry in the cost of a score."""
+GENERATION = {"pre-training": "further pre-training", "generation": "evaluation"}
+"""Phases that the scorer of generation calls otherwise."""
 
 
 def job_tokens(job: ScoreJob) -> dict[str, int]:
     """Tokens of a job by phase, as its score will count them."""
     settings = job.settings
-    masked = (
-        []
-        if job.masks is None
-        else [c for c, m in zip(job.contexts, job.masks, strict=True) if m.any()]
+    pairs = bool(_written(job.score))
+    masked = [] if job.masks is None else zip(job.contexts, job.masks, strict=True)
+    # A decoder reads as far as the last token that it is to predict.
+    pretrain = sum(
+        len(context) + pairs * (int(np.flatnonzero(mask)[-1]) + 1)
+        for context, mask in masked
+        if mask.any()
     )
+    train = sum(map(len, job.train)) + _written(job.train)
+    score = sum(map(len, job.score)) + _written(job.score)
     seeds = settings.finetune_seeds
     return {
-        "further pre-training": settings.pretrain_epochs * sum(map(len, masked)),
-        "fine-tuning": seeds * settings.finetune_epochs * sum(map(len, job.train)),
-        "evaluation": seeds * sum(map(len, job.score)),
+        "further pre-training": settings.pretrain_epochs * pretrain,
+        "fine-tuning": seeds * settings.finetune_epochs * train,
+        "evaluation": seeds * score,
     }
+
+
+def _written(features: Sequence[Any]) -> int:
+    """Tokens of the targets, where features are pairs of source and target."""
+    return sum(len(feature.target_ids) for feature in features if hasattr(feature, "target_ids"))
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def probe(scorer: Scorer, job: ScoreJob, seconds: float = 5.0) -> dict[str, floa
         seconds: about how long to measure; a first, uncounted run warms up. A job that fits in
             this time is run whole.
     """
-    _timed(scorer, _cut(job, 2))
+    _timed(scorer, _cut(job, 1))
     size, started = 2, time.perf_counter()
     while True:
         tried, (times, cost) = size, _timed(scorer, _cut(job, size))
@@ -121,7 +135,7 @@ def _cut(job: ScoreJob, steps: int) -> ScoreJob:
         job.train[:examples],
         job.score[:examples],
         settings,
-        job.seed,
+        job.seed + steps,  # a scorer may know the pre-training of the job before this one
     )
 
 
@@ -132,7 +146,7 @@ def _timed(scorer: Scorer, job: ScoreJob) -> tuple[dict[str, float], Mapping[str
     def clock(phase: str, step: int, steps: int) -> None:
         nonlocal last
         now = time.perf_counter()
-        spent[phase] += now - last
+        spent[GENERATION.get(phase, phase)] += now - last
         last = now
 
     before: Callable[[str, int, int], None] = scorer.progress

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from envs.adaptation.jobs import AdaptationSettings
+from nmg.config import LANGUAGES
 from nmg.options import ConfigError
 
 ObjectiveName = Literal["none", "mass", "scattered", "amt"]
@@ -42,7 +43,7 @@ class GenerationData:
 
     def __post_init__(self) -> None:
         if len(self.languages) not in (0, 2):
-            raise ConfigError("languages are a source and a target, e.g. en_XX de_DE.")
+            raise ConfigError(LANGUAGES)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,6 @@ def measure(
     """Differences of pairs of random maskings: metric -> (deals, repeats)."""
     from dataclasses import replace
 
-    from envs.references import UniformRandom
     from nmg.evaluation import masking_job, seed_of
 
     running = []
@@ -98,7 +97,7 @@ def measure(
             masking_job(
                 on.world,
                 deal,
-                UniformRandom(),
+                on.random,
                 name=name,
                 budget=config.episode.budget,
                 settings=config.adaptation,

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   nmg train                                       the testbed, minutes on a laptop
   nmg train --task qa --dataset squadshifts-new_wiki --model minilm --episodes 20
+  nmg train --task generation --dataset multi30k --model models/multi30k
   nmg train --preset squad-bert --device cuda     the paper's settings
   nmg train --config mine.yaml --seed 3
   nmg train --resume output/testbed/tiny/mine_neural
@@ -210,10 +212,13 @@ def final_jobs(config: TrainingConfig) -> int:
 
 def build_env(config: TrainingConfig, on: Stage, executor: Any) -> MaskingEnv:
     """The environment that the agent learns on."""
+    from agents.fragments import densest_fragment
+    from envs.fragment_env import FragmentMaskingEnv
     from envs.masking_env import MaskingEnv
 
     episode = config.episode
-    return MaskingEnv(
+    kind = partial(FragmentMaskingEnv, reading=densest_fragment) if on.fragments else MaskingEnv
+    return kind(
         on.world,
         executor,
         settings=config.adaptation,
@@ -247,7 +252,6 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
 
 def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Any:
     """Print what the run is and what it will cost."""
-    from envs.references import UniformRandom
     from nmg.assembly import worker_count
     from nmg.evaluation import masking_job
     from nmg.forecast import forecast, probe
@@ -259,7 +263,7 @@ def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> A
     job = masking_job(
         on.world,
         deal,
-        UniformRandom(),
+        on.random,
         name="random",
         budget=config.episode.budget,
         settings=config.adaptation,

@@ -17,7 +17,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from envs.adaptation.jobs import Executor
 from envs.masking_env import MaskingEnv
 from envs.models.states import TokenStates
-from envs.references import UniformRandom
 from envs.world import Deal, World
 from nmg.assembly import Stage
 from nmg.callbacks import EpisodeBar, RunLog
@@ -57,7 +56,7 @@ class Validation:
         scores = evaluate(
             self._on.world,
             self._deals,
-            {"policy": Greedy(policy), "random": UniformRandom()},
+            {"policy": self._on.played(Greedy(policy)), "random": self._on.random},
             self._executor,
             budget=self._config.episode.budget,
             settings=self._config.adaptation,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from envs.adaptation.jobs import Executor
-from envs.references import UniformRandom
 from envs.world import Deal
 from nmg.assembly import Stage
 from nmg.callbacks import read_records
@@ -60,7 +59,7 @@ def compare_at_the_end(
     count = config.run.final_episodes
     deals = [world.deal(seed_of(config.run.seed, "final", n)) for n in range(count)]
     policy = load_policy(checkpoint, on.states, vocab_size)
-    maskings: dict[str, Masking] = {POLICY: Greedy(policy), "random": UniformRandom()}
+    maskings: dict[str, Masking] = {POLICY: Greedy(policy)}
     fresh = world.deal(seed_of(config.run.seed, "measure", 0))
     seen = measured(observe(world, fresh, config.episode.budget))
     maskings |= controls(POLICY, folder, policy, on.states, vocab_size, seen)
@@ -68,10 +67,11 @@ def compare_at_the_end(
         maskings[name] = strategy(name, world, _contexts(deals))
     if config.data.task == "testbed":
         maskings["best mask"] = best_mask(world)
+    played = {name: on.played(masking) for name, masking in maskings.items()}
     scores = evaluate(
         world,
         deals,
-        maskings,
+        {POLICY: played.pop(POLICY), "random": on.random, **played},
         executor,
         budget=config.episode.budget,
         settings=config.adaptation,

@@ -81,6 +81,36 @@ class Seq2SeqModel:
         return len(self.model.get_input_embeddings().weight)
 
     @property
+    def width(self) -> int:
+        """D, size of the encoder's states."""
+        return int(self.model.get_encoder().config.hidden_size)
+
+    @property
+    def embedding_width(self) -> int:
+        """E, size of the static token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def embeddings(self, input_ids: np.ndarray) -> Tensor:
+        """Static token embeddings, float32 (..., E)."""
+        ids = torch.from_numpy(np.asarray(input_ids, dtype=np.int64)).to(self.device)
+        return self.model.get_input_embeddings().weight[ids].float()
+
+    def hidden_states(self, sequences: Sequence[np.ndarray]) -> Tensor:
+        """The encoder's last states of all tokens of all sequences, one after another.
+
+        Args:
+            sequences: token ids, each of shape (n,), without padding.
+
+        Returns:
+            hidden_TD, T the sum of the lengths, float32.
+        """
+        inputs = self.sources(sequences)
+        with self.autocast():
+            hidden_BLD = self.model.get_encoder()(**inputs).last_hidden_state
+        real_BL = inputs["attention_mask"].bool()
+        return hidden_BLD[:, : real_BL.shape[1]][real_BL].float()
+
+    @property
     def max_length(self) -> int:
         """Longest source or target, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from envs.models.language_model import LanguageModel
+from envs.models.seq2seq import Seq2SeqModel
 
 Layer = Literal["embedding", "last"]
 
@@ -21,7 +22,8 @@ class TokenStates:
     One encoder pass per context serves every consumer (player, opponent, critic, replay).
 
     Args:
-        language_model: whose states; its current weights are used.
+        language_model: whose states, of an encoder-decoder the encoder's; its current weights are
+            used.
         layers: which features, concatenated in this order.
         cache: contexts to remember.
 
@@ -32,7 +34,7 @@ class TokenStates:
 
     def __init__(
         self,
-        language_model: LanguageModel,
+        language_model: LanguageModel | Seq2SeqModel,
         layers: Sequence[Layer] = ("embedding", "last"),
         cache: int = 20_000,
     ) -> None:
