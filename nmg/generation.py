@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,17 @@ from nmg.generation_config import (
     GenerationConfig,
     ObjectiveName,
 )
+from nmg.options import ConfigError
+from nmg.testing import policy_name
 
 if TYPE_CHECKING:
+    from agents.fragments import FragmentOf
     from envs.models.seq2seq import Seq2SeqModel
     from envs.tasks.generation import PairFeature
-    from envs.text.corpus import Context, Corpus
+    from envs.text.corpus import Corpus
+
+AT_ONCE = 256
+"""Texts that a placement is asked about together."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Arm:
     Attributes:
         objective: how it is trained.
         k: share of a sentence that is masked; ``None`` without pre-training.
-        placement: where fragments lie.
+        placement: where fragments lie: ``uniform``, a strategy, or the run folder of a learned
+            policy.
     """
 
     objective: ObjectiveName
@@ -55,12 +62,24 @@ class Arm:
         if self.k is None:
             return self.objective
         share = {0.0: "one token", 1.0: "all"}.get(self.k, f"{self.k:g}")
-        where = "" if self.placement == UNIFORM else f" at {self.placement}"
+        place = self.placement
+        if is_learned(place):
+            place = policy_name(Path(place), ())
+        where = "" if place == UNIFORM else f" at {place}"
         return f"{self.objective} k={share}{where}"
 
 
+def is_learned(placement: str) -> bool:
+    """Whether a placement is a folder, of a learned policy, and not a word."""
+    return placement != UNIFORM and ("/" in placement or Path(placement).is_dir())
+
+
 def arms(comparison: GenerationComparison) -> list[Arm]:
-    """Every arm, the reference first."""
+    """Every arm, the reference first.
+
+    Raises:
+        ConfigError: if the table would call two of them the same.
+    """
     found = [Arm("none")]
     for objective in comparison.objective:
         if objective == "mass":
@@ -73,7 +92,12 @@ def arms(comparison: GenerationComparison) -> list[Arm]:
             found += [Arm(objective, share) for share in shares]
         elif objective == "amt":
             found.append(Arm(objective))
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    names = [arm.name for arm in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"Two arms are called {twice!r}; give one of them, or rename a run.")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +108,14 @@ class Material:
         corpus: texts to pre-train on.
         train: all training pairs.
         test: pairs to score on.
+        policies: learned ones by their placement; each names tokens, and the fragment that holds
+            most of them is masked, as in meta-training.
     """
 
     corpus: Corpus
     train: Sequence[PairFeature]
     test: Sequence[PairFeature]
+    policies: Mapping[str, FragmentOf] = field(default_factory=dict)
 
     @property
     def about(self) -> str:
@@ -103,7 +130,9 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     """Read the data set.
 
     Raises:
-        ValueError: if it has no test split, or a number asks for more than there is.
+        ValueError: if it has no test split, a number asks for more than there is, or a learned
+            policy was made for another vocabulary.
+        FileNotFoundError: if there is no policy in the folder of a placement.
     """
     from envs.text.corpus import Corpus, build_corpus
     from envs.text.datasets import load_splits
@@ -137,7 +166,29 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
         Corpus(usable, model.tokenizer),
         task.features(splits.train, training=True),
         task.features(chosen, training=False),
+        learned_policies(config),
     )
+
+
+def learned_policies(config: GenerationConfig) -> dict[str, FragmentOf]:
+    """The learned policies among the placements; none is loaded that no arm would use."""
+    from agents.fragments import FragmentOf
+    from envs.models.states import TokenStates
+    from nmg.assembly import generation_model
+    from nmg.checkpoint import chosen_checkpoint
+    from nmg.maskings import load_policy
+
+    places = [arm.placement for arm in arms(config.comparison)]
+    used = list(dict.fromkeys(place for place in places if is_learned(place)))
+    if not used:
+        return {}
+    # A policy reads the states of the model as it was: the scorer's changes with every job.
+    states = TokenStates(generation_model(config.data))
+    vocab_size = len(states.language_model.tokenizer)
+    return {
+        placement: FragmentOf(load_policy(chosen_checkpoint(Path(placement)), states, vocab_size))
+        for placement in used
+    }
 
 
 def arm_jobs(
@@ -152,7 +203,7 @@ def arm_jobs(
     settings, contexts, masks = config.adaptation, [], None
     if arm.k is not None:
         contexts = list(material.corpus) * settings.pretrain_epochs
-        masks = _masks(material.corpus, arm, settings.pretrain_epochs, seed)
+        masks = _masks(material, arm, settings.pretrain_epochs, seed)
     for count in config.comparison.pairs:
         yield (
             count,
@@ -188,52 +239,52 @@ def _sample(pairs: Sequence[Any], count: int, seed: int) -> Sequence[Any]:
     return [pairs[i] for i in np.sort(order[:count])]
 
 
-def _masks(corpus: Corpus, arm: Arm, visits: int, seed: int) -> list[np.ndarray]:
+def _masks(material: Material, arm: Arm, visits: int, seed: int) -> list[np.ndarray]:
     from envs.adaptation.mass import random_fragment, random_scattered
 
     assert arm.k is not None
+    corpus = material.corpus
     rng = np.random.default_rng([seed, 2, zlib.crc32(arm.name.encode())])
     if arm.objective == "mass" and arm.placement != UNIFORM:
-        return _placed_fragments(corpus, arm.placement, arm.k, visits, rng)
+        drawn = int(rng.integers(2**31))
+        policy = material.policies.get(arm.placement) or _strategy(corpus, arm.placement)
+        policy.seed(drawn)
+        return _placed_fragments(corpus, policy, arm.k, visits)
     draw = random_fragment if arm.objective == "mass" else random_scattered
     return [draw(context.maskable, arm.k, rng) for _ in range(visits) for context in corpus]
 
 
-def _placed_fragments(
-    corpus: Corpus, placement: str, k: float, visits: int, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Fragments where a strategy would mask most; it draws anew at each visit, if it draws."""
+def _strategy(corpus: Corpus, name: str) -> FragmentOf:
     from agents.fragments import FragmentOf
     from agents.strategies import make_strategy
+
+    made = make_strategy(name, tokenizer=corpus.tokenizer, contexts=corpus.contexts)
+    return FragmentOf(made, share=0.5)
+
+
+def _placed_fragments(
+    corpus: Corpus, policy: FragmentOf, k: float, visits: int
+) -> list[np.ndarray]:
+    """Fragments where a policy would mask most; it draws anew at each visit, if it draws."""
+    from envs import spaces
     from envs.adaptation.mass import fragment_length
 
-    policy = FragmentOf(
-        make_strategy(
-            placement,
-            tokenizer=corpus.tokenizer,
-            contexts=corpus.contexts,
-            seed=int(rng.integers(2**31)),
-        ),
-        share=0.5,
-    )
-    return [
-        policy.predict(_observation(context, fragment_length(int(context.maskable.sum()), k)))[
-            0
-        ].astype(bool)
-        for _ in range(visits)
-        for context in corpus
-    ]
-
-
-def _observation(context: Context, budget: int) -> dict[str, np.ndarray]:
-    return {
-        "input_ids": context.input_ids,
-        "attention_mask": np.ones(len(context), np.int8),
-        "word_ids": context.word_ids,
-        "maskable": context.maskable.astype(np.int8),
-        "context_id": np.zeros(1, np.int32),
-        "budget": np.array([budget], np.int32),
-    }
+    masks = []
+    for start in [start for _ in range(visits) for start in range(0, len(corpus), AT_ONCE)]:
+        contexts = corpus.contexts[start : start + AT_ONCE]
+        observation = spaces.pad_contexts(
+            contexts,
+            np.arange(start, start + len(contexts)),
+            length=max(map(len, contexts)),
+            pad_id=int(corpus.tokenizer.pad_token_id or 0),
+            budget=1.0,
+        )
+        lengths = [fragment_length(int(context.maskable.sum()), k) for context in contexts]
+        observation["budget"] = np.array(lengths, np.int32)[:, None]
+        masks_BL, _ = policy.predict(observation)
+        pairs = zip(masks_BL, contexts, strict=True)
+        masks += [mask_L[: len(context)].astype(bool) for mask_L, context in pairs]
+    return masks
 
 
 def output_folder(config: GenerationConfig, name: str | None) -> Path:

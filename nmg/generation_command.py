@@ -25,6 +25,8 @@ EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k
   nmg generation --dataset multi30k --model models/multi30k --objective mass scattered \\
                  --k 0 0.25 0.5 0.75 1 --pairs 1000 5000 --seeds 3
+  nmg generation --dataset multi30k --model models/multi30k --side source \
+                 --placement uniform idf output/multi30k/multi30k/mine_neural
   nmg generation --dataset multi30k --model models/multi30k --objective amt --pairs 0
   nmg generation --dataset scitldr --model facebook/bart-base --pretrain-lr 3e-5 --finetune-lr 3e-5
 """
@@ -102,9 +104,9 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from envs.adaptation.executor import SerialExecutor
     from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
     from envs.generation_building import build_generation_task
-    from envs.models.loading import load_seq2seq
+    from nmg.assembly import generation_model
     from nmg.callbacks import EpisodeBar
-    from nmg.checkpoint import write_text
+    from nmg.checkpoint import chosen_checkpoint, write_text
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.forecast import duration
     from nmg.generation import arm_jobs, arms, gather
@@ -114,10 +116,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
 
     prepare_process()
     data, comparison = config.data, config.comparison
-    languages = (data.languages[0], data.languages[1]) if data.languages else None
-    model = load_seq2seq(
-        data.model, device=data.device, precision=data.precision, languages=languages
-    )
+    model = generation_model(data)
     task = build_generation_task(
         data.dataset,
         model,
@@ -169,6 +168,9 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     )
     write_text(folder / "table.txt", "\n".join([f"{material.about}\n", *texts]))
     print("\n" + "\n".join(texts))
+    for placement in material.policies:
+        checkpoint = chosen_checkpoint(Path(placement))
+        print(f"{placement}: {checkpoint.name} (chosen on training data)")
     print(f"Took {duration(time.perf_counter() - started)}. Results: {folder}")
     return tables
 

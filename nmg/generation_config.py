@@ -59,7 +59,8 @@ class GenerationComparison:
     """The shares of scattered tokens; none for those of k, as far as they are not the same thing
     for both."""
     placement: tuple[str, ...] = (UNIFORM,)
-    """Where MASS puts its fragment: uniform, or where a strategy (idf, ...) would mask most."""
+    """Where MASS puts its fragment: uniform, or where a strategy (idf, ...) or a learned policy
+    (its run folder, of nmg train --task generation) would mask most."""
     pairs: tuple[int, ...] = (1000,)
     """Pairs fine-tuned on, a different sample for each seed; 0 for all. Each number gives a table
     of its own."""
