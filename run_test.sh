@@ -11,9 +11,10 @@
 # GPUs GPU, GPU+1, ... The results go to output/DATASET/MODEL/RUN_test. Any nmg test flag may follow,
 # e.g. --strategy idf --seeds 5 --test-dataset squad --contexts 500 --examples 1000.
 #
-# TASK is qa, classification (glue is another word for it) or generation. For generation there are
-# no checkpoints: CHECKPOINT, GPUNUM and START are not looked at, MASK_PROB is the fragment's share
-# of a sentence (MASS's k), and flags of nmg generation may follow.
+# TASK is qa, classification (glue is another word for it) or generation. For generation, fragments
+# that the policy in CHECKPOINT places (- for no policy) are compared with uniform ones; GPUNUM and
+# START are not looked at, MASK_PROB is the fragment's share of a sentence (MASS's k), and flags of
+# nmg generation may follow.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -47,8 +48,11 @@ run=${positional[0]} task=${positional[2]} dataset=${positional[3]} model=${posi
 gpu=${positional[5]:-cpu}
 if [[ $gpu == cpu || -z $gpu ]]; then device=cpu; else device=cuda:$gpu; fi
 if [[ $task == generation ]]; then
+    places=(uniform)
+    [[ ${positional[1]} == - ]] || places+=("${positional[1]}")
     exec "$python" -m nmg generation --name "$run" --dataset "$dataset" --model "$model" \
-        --device "$device" --pretrain-epochs "${positional[8]}" --k "${positional[9]}" "$@"
+        --device "$device" --placement "${places[@]}" --pretrain-epochs "${positional[8]}" \
+        --k "${positional[9]}" "$@"
 fi
 exec "$python" -m nmg test --policy "${positional[1]}" --task "$task" --dataset "$dataset" \
     --model "$model" --device "$device" --workers "${positional[6]}" --start "${positional[7]}" \

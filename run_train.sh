@@ -5,12 +5,11 @@
 #   ./run_train.sh RUN TASK DATASET MODEL [GPU] [--any-nmg-train-flag ...]
 #   ./run_train.sh 20201120 qa squad bert 0 --preset paper
 #   ./run_train.sh real qa squadshifts-new_wiki minilm cpu --episodes 20
-#   ./run_train.sh mass generation multi30k models/multi30k cpu --k 0 0.5 1 --pairs 1000
+#   ./run_train.sh mass generation multi30k models/multi30k cpu --episodes 20
 #
 # TASK is qa, classification (glue is another word for it) or generation; GPU is a number, or empty
-# or cpu for none. The run goes to output/DATASET/MODEL/RUN_neural. For generation, where no policy
-# is learned, pre-training objectives are compared (nmg generation, whose flags may follow); that
-# goes to RUN_generation.
+# or cpu for none. The run goes to output/DATASET/MODEL/RUN_neural. Pre-training objectives of
+# generation are compared by nmg generation.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -36,10 +35,6 @@ if ((${#positional[@]})); then
     [[ $task == glue ]] && task=classification
     gpu=${positional[4]:-cpu}
     [[ $gpu == cpu ]] || gpu=cuda:$gpu
-    if [[ $task == generation ]]; then
-        exec "$python" -m nmg generation --name "${positional[0]}" --dataset "${positional[2]}" \
-            --model "${positional[3]}" --device "$gpu" "$@"
-    fi
     flags=(--name "${positional[0]}" --task "$task" --dataset "${positional[2]}"
         --model "${positional[3]}" --device "$gpu")
 fi

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,28 +46,20 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Mask the text and print it."""
-    from envs.models.states import TokenStates
     from envs.text.corpus import build_corpus
-    from nmg.assembly import text_model
     from nmg.checkpoint import chosen_checkpoint
-    from nmg.config import DataConfig
-    from nmg.evaluation import Greedy
-    from nmg.maskings import load_policy
     from nmg.testing import trained_settings
 
     checkpoint = chosen_checkpoint(args.policy) if args.policy else None
     trained = trained_settings(args.policy) if args.policy else {}
     name = args.model or trained.get("model", "minilm")
     texts = _texts(args)
-    if name == "tiny":
-        lm = _testbed_model(trained.get("dataset", "testbed"))
-    else:
-        lm = text_model(DataConfig(task="classification", model=name))
+    lm = _language_model(name, trained)
     room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
     window = min(args.window, room)
     corpus = build_corpus(texts, lm.tokenizer, window)
     if checkpoint is not None:
-        policy = Greedy(load_policy(checkpoint, TokenStates(lm), len(lm.tokenizer)))
+        policy = _learned(checkpoint, lm, trained)
     else:
         policy = _strategy(args.strategy, corpus, texts, args.seed)
     budget = args.budget if args.budget is not None else trained.get("budget", 0.05)
@@ -80,10 +72,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _testbed_model(dataset: str) -> Any:
-    from nmg.assembly import generated_stage
+def _language_model(name: str, trained: Mapping[str, Any]) -> Any:
+    """The language model of a name, of the kind that the policy's run had."""
+    from nmg.assembly import generated_stage, generation_model, text_model
+    from nmg.config import DataConfig
 
-    return generated_stage(dataset).states.language_model
+    if name == "tiny":
+        return generated_stage(trained.get("dataset", "testbed")).states.language_model
+    if trained.get("task") == "generation":
+        languages = tuple(trained.get("languages", ()))
+        return generation_model(DataConfig(task="generation", model=name, languages=languages))
+    return text_model(DataConfig(task="classification", model=name))
+
+
+def _learned(checkpoint: Path, lm: Any, trained: Mapping[str, Any]) -> Any:
+    from agents.fragments import FragmentOf
+    from envs.models.states import TokenStates
+    from nmg.evaluation import Greedy
+    from nmg.maskings import load_policy
+
+    policy = Greedy(load_policy(checkpoint, TokenStates(lm), len(lm.tokenizer)))
+    return FragmentOf(policy) if trained.get("task") == "generation" else policy
 
 
 def _texts(args: argparse.Namespace) -> list[str]:

@@ -20,26 +20,14 @@ from nmg.generation_config import (
     GenerationData,
 )
 from nmg.options import ConfigError
-from tests.conftest import SENTENCES
+from tests.tiny_run import write_pairs
 
 pytest.importorskip("sacrebleu")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder of pairs in three splits, and a model made of them."""
-    folder = tmp_path_factory.mktemp("generation")
-    for split, copies in (("train", 4), ("dev", 1), ("test", 1)):
-        rows = [
-            {"source": f"{n} {text}", "target": text.split(" ", 3)[-1]}
-            for n, text in enumerate(SENTENCES * copies)
-        ]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    size = ["--width", "16", "--layers", "1", "--heads", "2", "--length", "64"]
-    (folder / "corpus.txt").write_text("\n".join(SENTENCES))
-    where = ["--corpus", str(folder / "corpus.txt"), "--output", str(folder / "model")]
-    assert main(["new-lm", "--vocab-size", "330", *where, *size]) == 0
-    return folder
+    return write_pairs(tmp_path_factory.mktemp("generation"))
 
 
 def command(place, output, *more):

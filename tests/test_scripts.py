@@ -70,17 +70,17 @@ def test_the_originals_testing_arguments_become_flags(run):
     )
 
 
-def test_generation_has_a_command_of_its_own(run):
-    given = run("run_train.sh", "r", "generation", "multi30k", "models/m", "1", "--k", "0.5")
-    expected = "--name r --dataset multi30k --model models/m --device cuda:1 --k 0.5"
-    assert given == f"-m nmg generation {expected}"
-    arguments = ["r", "-", "generation", "multi30k", "models/m", "cpu", "1", "0", "3", "0.5"]
-    expected = (
-        "--name r --dataset multi30k --model models/m --device cpu --pretrain-epochs 3 --k 0.5"
-    )
-    assert run("run_test.sh", *arguments, "--seeds", "2") == (
-        f"-m nmg generation {expected} --seeds 2"
-    )
+def test_placements_of_generation_are_trained_and_compared(run):
+    given = run("run_train.sh", "r", "generation", "multi30k", "models/m", "1", "--budget", "0.5")
+    expected = "--name r --task generation --dataset multi30k --model models/m --device cuda:1"
+    assert given == f"-m nmg train {expected} --budget 0.5"
+    for checkpoint, placement in (("output/a_neural", "uniform output/a_neural"), ("-", "uniform")):
+        arguments = ["generation", "multi30k", "models/m", "cpu", "1", "0", "3", "0.5"]
+        given = run("run_test.sh", "r", checkpoint, *arguments, "--seeds", "2")
+        assert given == (
+            "-m nmg generation --name r --dataset multi30k --model models/m --device cpu "
+            f"--placement {placement} --pretrain-epochs 3 --k 0.5 --seeds 2"
+        )
 
 
 def test_the_last_testbed_run_is_tested_without_arguments(run, tmp_path):

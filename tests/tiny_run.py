@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nmg.cli import main
+from tests.conftest import SENTENCES
+
 SUBJECTS = ("the river", "the bridge", "the town", "the film", "the music", "marie holt")
 GOOD, BAD = ("good", "great"), ("sad", "earlier")
 
@@ -30,6 +33,21 @@ def write_model(folder: Path, model, tokenizer) -> Path:
     """Save a tiny masked LM as a model folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_pairs(folder: Path) -> Path:
+    """Pairs of source and target in three splits, and beside them a model made of them."""
+    for split, copies in (("train", 4), ("dev", 1), ("test", 1)):
+        rows = [
+            {"source": f"{n} {text}", "target": text.split(" ", 3)[-1]}
+            for n, text in enumerate(SENTENCES * copies)
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    size = ["--width", "16", "--layers", "1", "--heads", "2", "--length", "64"]
+    (folder / "corpus.txt").write_text("\n".join(SENTENCES))
+    where = ["--corpus", str(folder / "corpus.txt"), "--output", str(folder / "model")]
+    assert main(["new-lm", "--vocab-size", "330", *where, *size]) == 0
     return folder
 
 
