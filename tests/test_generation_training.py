@@ -134,12 +134,12 @@ def test_resumed_equals_uninterrupted(arguments, learned, tmp_path):
         assert (stopped / file).read_bytes() == (learned / file).read_bytes()
 
 
-def test_continual_runs_too(arguments, tmp_path):
+def test_continual_mode_is_resumed_too(arguments, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    arguments = [*arguments, "--continual"]
-    assert main([*arguments, "--output", str(whole)]) == 0
-    assert main([*arguments, "--episodes", "2", "--output", str(stopped)]) == 0
-    assert main(["train", "--resume", str(stopped), "--episodes", "4"]) == 0
+    arguments = [*arguments, "--continual", "--checkpoint-every", "1"]
+    assert main([*arguments, "--episodes", "2", "--output", str(whole)]) == 0
+    assert main([*arguments, "--episodes", "1", "--output", str(stopped)]) == 0
+    assert main(["train", "--resume", str(stopped), "--episodes", "2"]) == 0
     assert (whole / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
 
 
