@@ -72,19 +72,23 @@ def markdown(results: list[Result], size: ModelSize) -> str:
             said.setdefault((told, tasks), []).append(result.row.title)
     for (sentence, tasks), titles in said.items():
         lines.append(f'- {tasks}: "{sentence}"  \n  {", ".join(titles)}')
-    slow = [result.row.title for result in results if not has_fast_tokenizer(result.row)]
+    python = {r.row.title: python_tokenizer(r.row) for r in results if python_tokenizer(r.row)}
+    twins = [title for title, name in python.items() if name in TWINS]
+    others = [title for title, name in python.items() if name not in TWINS]
     lines += [
         "",
         "Published checkpoints of some architectures come with a tokenizer that transformers has "
-        "only in Python, which does not tell which word a token belongs to. For ProphetNet and "
-        "Perceiver a fast twin with the same ids is made on loading; for the others the program "
-        f"says so: convert it to a fast one first. These are: {', '.join(slow) or '-'}.",
+        "only in Python, which does not tell which word a token belongs to. On loading a fast twin "
+        f"is made for those of {', '.join(twins) or '-'}, with the same ids but where "
+        "`envs/models/moses.py` says that words differ (XLM, FSMT); FSMT's two languages have to "
+        "share one vocabulary."
+        + (f" For {', '.join(others)} the program asks for a fast one." if others else ""),
     ]
     return "\n".join(lines) + "\n"
 
 
-def has_fast_tokenizer(row: Architecture) -> bool:
-    """Whether the library's own tokenizer of an architecture that works is a fast one."""
+def python_tokenizer(row: Architecture) -> str | None:
+    """The library's tokenizer of an architecture that works, if it is one in Python only."""
     from transformers import TokenizersBackend
     from transformers.models.auto.tokenization_auto import (
         TOKENIZER_MAPPING_NAMES,
@@ -92,11 +96,7 @@ def has_fast_tokenizer(row: Architecture) -> bool:
     )
 
     heads: tuple[Head, ...] = ("masked", "seq2seq")
-    if not any(has_head(row.model_type, head) for head in heads):
-        return True
     name = TOKENIZER_MAPPING_NAMES.get(row.model_type)
-    return (
-        name is None
-        or name in TWINS
-        or issubclass(tokenizer_class_from_name(name), TokenizersBackend)
-    )
+    if name is None or not any(has_head(row.model_type, head) for head in heads):
+        return None
+    return None if issubclass(tokenizer_class_from_name(name), TokenizersBackend) else name

@@ -29,8 +29,8 @@ class NewModelConfig:
     architecture: str = "bart"
     """A model type of transformers; docs/architectures.md lists those that work."""
     tokenizer: Family | None = None
-    """wordpiece, bpe (byte-level), unigram (SentencePiece's) or bytes; none for the family of the
-    architecture's published models."""
+    """wordpiece, bpe (byte-level), unigram (SentencePiece's), bytes or moses (pieces of Moses'
+    words); none for the family of the architecture's published models."""
     vocab_size: int = 8000
     """Tokens of the vocabulary, special ones included."""
     head: Literal["masked", "seq2seq"] | None = None

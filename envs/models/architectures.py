@@ -121,7 +121,7 @@ _TABLE = (
     Architecture(
         "FSMT",
         "fsmt",
-        "bpe",
+        "moses",
         {
             **_ENCODER_DECODER,
             "langs": ["source", "target"],
@@ -270,7 +270,7 @@ _TABLE = (
     Architecture(
         "XLM",
         "xlm",
-        "bpe",
+        "moses",
         {
             "emb_dim": Of.WIDTH,
             "n_layers": Of.LAYERS,

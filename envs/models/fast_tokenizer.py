@@ -2,13 +2,21 @@
 
 Which word a token belongs to is told by fast tokenizers alone. Where the algorithm of a Python
 tokenizer is one that fast tokenizers have too, the same vocabulary makes a fast one with the same
-ids.
+ids. XLM's and FSMT's cut words by Moses' rules first; ``envs/models/moses.py`` says where the words
+of their twins are others. And where the vocabulary lacks a merge's parts or result, the twin does
+not merge: what Python's would call unknown, or reach by way of it, comes in smaller pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from envs.models.moses import moses_text, moses_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -17,7 +25,11 @@ ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 
 
 def fast_twin(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast | None:
-    """A fast tokenizer that gives the same ids, or ``None`` if none is known."""
+    """A fast tokenizer that gives the same ids, or ``None`` if none is known.
+
+    Raises:
+        ValueError: if sources and targets have a vocabulary each.
+    """
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
@@ -43,6 +55,7 @@ def fast_twin(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast | N
         tokenizer_object=backend,
         model_max_length=tokenizer.model_max_length,
         model_input_names=list(tokenizer.model_input_names),
+        extra_special_tokens=tokenizer.extra_special_tokens,
         **{name: token for name, token in roles.items() if token is not None},
     )
 
@@ -76,6 +89,65 @@ def _bytes(tokenizer: Any) -> Any:
     return backend
 
 
+def _xlm(tokenizer: Any) -> Any:
+    from tokenizers import Regex, normalizers
+
+    rules = moses_words()
+    if tokenizer.do_lowercase_and_remove_accent:
+        rules += [normalizers.Lowercase(), normalizers.NFD()]
+        rules += [normalizers.Replace(Regex(r"\p{Mn}"), ""), normalizers.Lowercase()]
+    return _word_ends(tokenizer, rules)
+
+
+def _fsmt(tokenizer: Any) -> Any:
+    from tokenizers import normalizers
+
+    if tokenizer.encoder != {token: i for i, token in tokenizer.decoder.items()}:
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path!r} has one vocabulary for sources and "
+            "another for targets, and transformers encodes targets with that of the sources, so "
+            "its model cannot be trained here. Give one whose languages share a vocabulary."
+        )
+    rules = moses_words(tokenizer.src_lang, hyphens=True, escape=True)
+    if tokenizer.do_lower_case:
+        rules.insert(0, normalizers.Lowercase())
+    return _word_ends(tokenizer, rules)
+
+
+def _word_ends(tokenizer: Any, rules: list[Any]) -> Any:
+    """Byte-pair encoding whose last piece of a word ends in ``</w>``."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    vocab = {str(token): int(i) for token, i in tokenizer.get_vocab().items()}
+    merges = [
+        (left, right)
+        for left, right in tokenizer.bpe_ranks
+        if {left, right, left + right} <= vocab.keys()
+    ]
+    unknown = str(tokenizer.unk_token)
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, end_of_word_suffix="</w>"))
+    backend.normalizer = normalizers.Sequence(rules)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = moses_text()
+    return backend
+
+
+@contextmanager
+def no_moses_needed() -> Iterator[None]:
+    """XLM's and FSMT's tokenizers can be made where sacremoses is missing, whose work a twin does.
+
+    They ask for it when made, and use it when they cut words.
+    """
+    missing = find_spec("sacremoses") is None
+    if missing:
+        sys.modules["sacremoses"] = ModuleType("sacremoses")
+    try:
+        yield
+    finally:
+        if missing:
+            del sys.modules["sacremoses"]
+
+
 def _specials(tokenizer: Any) -> int:
     return len(tokenizer) - 256
 
@@ -91,5 +163,7 @@ def _signs() -> dict[int, str]:
 TWINS: Mapping[str, Callable[[Any], Any]] = {
     "ProphetNetTokenizer": _wordpiece,
     "PerceiverTokenizer": _bytes,
+    "XLMTokenizer": _xlm,
+    "FSMTTokenizer": _fsmt,
 }
 """Maker of the backend, by the class of the Python tokenizer."""

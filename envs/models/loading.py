@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from envs.models.architectures import LOADING
-from envs.models.fast_tokenizer import fast_twin
+from envs.models.fast_tokenizer import fast_twin, no_moses_needed
 from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
@@ -196,14 +196,15 @@ def _no_model(name: str, source: str) -> ModelNotFoundError:
 def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
-    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in files):
+    files = "tokenizer.json tokenizer_config.json vocab.txt vocab.json vocab-src.json spiece.model"
+    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in files.split()):
         raise ModelNotFoundError(
             f"The model folder {name!r} has no tokenizer: save one there with "
             "tokenizer.save_pretrained(folder)."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with no_moses_needed():
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "

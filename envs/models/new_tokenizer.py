@@ -1,4 +1,4 @@
-"""Tokenizers trained on a corpus, of the four families that language models use.
+"""Tokenizers trained on a corpus, of the five families that language models use.
 
 Special tokens carry the names that the published models of the family gave them, and every family
 has all that the project's tasks need: a first token, an end, a mask, padding.
@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from envs.models.moses import moses_text, moses_words
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Family = Literal["wordpiece", "bpe", "unigram", "bytes"]
+Family = Literal["wordpiece", "bpe", "unigram", "bytes", "moses"]
 """``wordpiece``: BERT's; ``bpe``: byte-level, GPT-2's and RoBERTa's; ``unigram``: SentencePiece's
-default; ``bytes``: one token a byte (Perceiver, CANINE)."""
+default; ``bytes``: one token a byte (Perceiver, CANINE); ``moses``: pieces of Moses' words, the
+last one marked (XLM, FSMT)."""
 
 
 class TokenizerTrainingError(ValueError):
@@ -30,13 +33,20 @@ class _Family:
     parts: Callable[[int, list[str]], tuple[Any, Any, Any, Any, Any]]
     special: Mapping[str, str]
     """Token by role, in the order of their ids, which is that of the family's published models:
-    RoBERTa's kin count positions from the padding id, ProphetNet's need it to be 0."""
+    RoBERTa's kin count positions from the padding id, ProphetNet's need it to be 0, XLM's 2."""
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
 
 _BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _BART_TOKENS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 _T5_TOKENS = {"pad": "<pad>", "sep": "</s>", "unk": "<unk>", "cls": "<s>", "mask": "<mask>"}
+_XLM_TOKENS = {
+    "cls": "<s>",
+    "sep": "</s>",
+    "pad": "<pad>",
+    "unk": "<unk>",
+    "mask": "<special1>",
+}
 
 
 def _wordpiece(size: int, special: list[str]) -> tuple[Any, Any, Any, Any, Any]:
@@ -81,6 +91,17 @@ def _bytes(size: int, special: list[str]) -> tuple[Any, Any, Any, Any, Any]:
     return _bpe(len(special) + len(pre_tokenizers.ByteLevel.alphabet()), special)
 
 
+def _moses(size: int, special: list[str]) -> tuple[Any, Any, Any, Any, Any]:
+    from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, end_of_word_suffix="</w>", show_progress=False
+    )
+    model = models.BPE(unk_token="<unk>", end_of_word_suffix="</w>")
+    words = normalizers.Sequence(moses_words())
+    return model, words, pre_tokenizers.WhitespaceSplit(), moses_text(), trainer
+
+
 _FAMILIES: dict[Family, _Family] = {
     "wordpiece": _Family(
         _wordpiece, _BERT_TOKENS, ("input_ids", "token_type_ids", "attention_mask")
@@ -88,6 +109,7 @@ _FAMILIES: dict[Family, _Family] = {
     "bpe": _Family(_bpe, _BART_TOKENS),
     "unigram": _Family(_unigram, _T5_TOKENS),
     "bytes": _Family(_bytes, _BERT_TOKENS),
+    "moses": _Family(_moses, _XLM_TOKENS),
 }
 FAMILIES = tuple(_FAMILIES)
 
