@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from envs.models.architectures import ARCHITECTURES, fixed_length, padded_length
+from envs.models.architectures import ARCHITECTURES
 from envs.models.heads import has_head
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import FAMILIES, train_tokenizer
+from envs.models.padding import fixed_length, padded_length
 from tests.conftest import SENTENCES
 
 MASKED = [name for name in ARCHITECTURES if has_head(name, "masked")]

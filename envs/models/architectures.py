@@ -7,8 +7,7 @@ sizes, and the settings that short or padded inputs need.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from envs.models.new_tokenizer import Family
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 class Of(Enum):
@@ -167,12 +166,7 @@ _TABLE = (
         {**_ENCODER, "attention_window": Of.EACH},
         trap="our own question-answering head, which needs no three separators",
     ),
-    Architecture(
-        "LUKE",
-        "luke",
-        "bpe",
-        {**_ENCODER, "entity_vocab_size": 8, "entity_emb_size": 8},
-    ),
+    Architecture("LUKE", "luke", "bpe", {**_ENCODER, "entity_vocab_size": 8, "entity_emb_size": 8}),
     Architecture("mBART", "mbart", "unigram", _ENCODER_DECODER),
     Architecture("Megatron-BERT", "megatron-bert", "wordpiece", _ENCODER),
     Architecture("MPNet", "mpnet", "wordpiece", _ENCODER),
@@ -303,28 +297,3 @@ def token_embedding(model: PreTrainedModel) -> nn.Embedding:
     where = _EMBEDDING.get(model.config.model_type)
     found: Any = model.get_submodule(where) if where else model.get_input_embeddings()
     return found
-
-
-def _reformer_length(config: Any, longest: int) -> int:
-    if config.axial_pos_embds:
-        return math.prod(config.axial_pos_shape)
-    chunk = math.lcm(config.local_attn_chunk_length, config.lsh_attn_chunk_length)
-    return -(-longest // chunk) * chunk
-
-
-_PADDING: Mapping[str, Callable[[Any, int], int]] = {
-    "perceiver": lambda config, longest: config.max_position_embeddings,
-    "reformer": _reformer_length,
-}
-
-
-def padded_length(config: PreTrainedConfig, longest: int) -> int:
-    """To how many tokens a batch has to be padded whose longest sequence has ``longest``."""
-    rule = _PADDING.get(config.model_type)
-    return longest if rule is None else rule(config, longest)
-
-
-def fixed_length(config: PreTrainedConfig) -> int | None:
-    """The one length of input that a model takes, if there is but one."""
-    short, long = padded_length(config, 1), padded_length(config, 10**9)
-    return short if short == long else None

@@ -12,7 +12,6 @@ trying on two short sequences when the model is loaded:
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,19 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.models.architectures import (
-    TOKEN_STATES,
-    fixed_length,
-    padded_length,
-    token_embedding,
-)
-from envs.models.attention import (
-    PACKED,
-    PackedLayout,
-    register_packed_attention,
-)
+from envs.models.architectures import TOKEN_STATES, token_embedding
+from envs.models.attention import PACKED, register_packed_attention
+from envs.models.batches import Batches
 from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
+from envs.models.padding import fixed_length
 from envs.models.quiet import quiet
 from envs.models.runtime import Precision, choose_precision
 from envs.models.standing import use_standing_gradients
@@ -85,9 +77,8 @@ class LanguageModel:
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
         self._encoder = model.base_model
-        self._accepts = set(inspect.signature(self._encoder.forward).parameters)
+        self._batches = Batches(self._encoder, model.config, self.device)
         self._attention = model.config._attn_implementation
-        self._position_offset = 0
         self._states = TOKEN_STATES.get(model.config.model_type, "last_hidden_state")
         use_standing_gradients(model)
         self.flat = FlatParameters(self.model)
@@ -100,8 +91,9 @@ class LanguageModel:
     def max_length(self) -> int:
         """Longest input, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
+        counted = int(positions) - self._batches.position_offset
         one = fixed_length(self.model.config) or 10**6
-        return min(int(positions) - self._position_offset, one, self.tokenizer.model_max_length)
+        return min(counted, one, self.tokenizer.model_max_length)
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +115,7 @@ class LanguageModel:
 
     def embeddings(self, input_ids: np.ndarray) -> Tensor:
         """Static token embeddings, float32 (..., E)."""
-        return self._embedding.weight[self._tensor(input_ids)].float()
+        return self._embedding.weight[self._batches.tensor(input_ids)].float()
 
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
@@ -156,12 +148,12 @@ class LanguageModel:
         """
         if pad_to is not None:
             return self._states_with_padding(sequences, token_types, pad_to)
-        batch = self._packed(sequences, token_types) if self.packs else None
+        batch = self._batches.packed(sequences, token_types) if self.packs else None
         with self.autocast():
             if batch is not None:
                 hidden_TD = getattr(self._encoder(**batch), self._states)[0]
             else:
-                padded = self._padded(sequences, token_types)
+                padded = self._batches.padded(sequences, token_types)
                 hidden_BLD = getattr(self._encoder(**padded), self._states)
                 real = padded["attention_mask"].bool()
                 hidden_TD = hidden_BLD[:, : real.shape[1]][real]
@@ -173,7 +165,7 @@ class LanguageModel:
         token_types: Sequence[np.ndarray] | None,
         pad_to: int,
     ) -> Tensor:
-        padded = self._padded(sequences, token_types, pad_to)
+        padded = self._batches.padded(sequences, token_types, pad_to)
         with self._unpacked(), self.autocast():
             hidden_BLD = getattr(self._encoder(**padded), self._states)
         return hidden_BLD[:, :pad_to].flatten(0, 1).float()
@@ -202,7 +194,7 @@ class LanguageModel:
         if self.sparse_head:
             hidden_MD = self.hidden_states(sequences).index_select(0, where)
             return self.head_logits(hidden_MD)
-        padded = self._padded(sequences, None)
+        padded = self._batches.padded(sequences, None)
         with self.autocast():
             logits_BLV = self.model(**padded).logits
         return logits_BLV[padded["attention_mask"].bool()].index_select(0, where).float()
@@ -226,54 +218,10 @@ class LanguageModel:
         finally:
             del self._encoder.forward
 
-    def _packed(
-        self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None
-    ) -> dict[str, Any]:
-        lengths = [len(ids) for ids in sequences]
-        positions = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
-        batch = {
-            "input_ids": self._tensor(np.concatenate(sequences))[None],
-            "position_ids": self._tensor(positions + self._position_offset)[None],
-            "layout": PackedLayout(lengths),
-        }
-        if self._takes_token_types:
-            types = positions * 0 if token_types is None else np.concatenate(token_types)
-            batch["token_type_ids"] = self._tensor(types)[None]
-        return batch
-
-    def _padded(
-        self,
-        sequences: Sequence[np.ndarray],
-        token_types: Sequence[np.ndarray] | None,
-        length: int = 0,
-    ) -> dict[str, Tensor]:
-        longest = max(length, *(len(ids) for ids in sequences))
-        shape = (len(sequences), padded_length(self.model.config, longest))
-        pad = self.model.config.pad_token_id or 0
-        ids, types, real = (np.full(shape, fill, dtype=np.int64) for fill in (pad, 0, 0))
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence
-            real[row, : len(sequence)] = 1
-            if token_types is not None:
-                types[row, : len(sequence)] = token_types[row]
-        name = "input_ids" if "input_ids" in self._accepts else "inputs"
-        batch = {name: self._tensor(ids), "attention_mask": self._tensor(real)}
-        if self._takes_token_types:
-            batch["token_type_ids"] = self._tensor(types)
-        return batch
-
-    @property
-    def _takes_token_types(self) -> bool:
-        kinds = getattr(self.model.config, "type_vocab_size", 0) or 0
-        return "token_type_ids" in self._accepts and kinds > 1
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
-
     def _probe_sequences(self) -> list[np.ndarray]:
         rng = np.random.default_rng(0)
-        avoid = {self.model.config.pad_token_id}
-        ids = [i for i in range(min(self.vocab_size, 4096)) if i not in avoid]
+        pad = self.model.config.pad_token_id
+        ids = [i for i in range(min(self.vocab_size, 4096)) if i != pad]
         return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5)]
 
     def _probe_width(self) -> int:
@@ -283,7 +231,7 @@ class LanguageModel:
 
     def _probe_packing(self) -> bool:
         """Try packed against padded; keep the first position offset that agrees."""
-        if not {"position_ids"} <= self._accepts or self.device.type != "cpu":
+        if "position_ids" not in self._batches.accepts or self.device.type != "cpu":
             return False
         sequences = self._probe_sequences()
         pad = self.model.config.pad_token_id or 0
@@ -293,7 +241,7 @@ class LanguageModel:
             self.packs = True
             self.model.set_attn_implementation(PACKED)
             for offset in (0, pad + 1):
-                self._position_offset = offset
+                self._batches.position_offset = offset
                 try:
                     got = self.hidden_states(sequences)
                 except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
@@ -301,13 +249,13 @@ class LanguageModel:
                 if got.shape == expected.shape and _close(got, expected):
                     return True
             self.model.set_attn_implementation(self._attention)
-            self._position_offset = 0
+            self._batches.position_offset = 0
         return False
 
     def _probe_head(self) -> bool:
         sequences = self._probe_sequences()
         with self._evaluating():
-            batch = self._padded(sequences, None)
+            batch = self._batches.padded(sequences, None)
             with self._unpacked():
                 expected = self.model(**batch).logits[batch["attention_mask"].bool()].float()
             try:
