@@ -19,6 +19,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,21 @@ def main(argv: list[str] | None = None) -> int:
         "jobs": {"contexts": args.contexts, "questions": args.questions},
         "machine": machine(),
         "cases": [],
+        "extras": {},
     }
     started = time.perf_counter()
+
+    def save() -> str:
+        """After every part, so that a run broken off leaves what it measured."""
+        from inner_loop_parts.report import write
+
+        results["minutes"] = (time.perf_counter() - started) / 60
+        results["machine"]["load"] = round(os.getloadavg()[0], 2)
+        args.output.mkdir(parents=True, exist_ok=True)
+        found = json.dumps(results, indent=1)
+        (args.output / "performance.json").write_text(found, encoding="utf-8")
+        return write(results, args.output)
+
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
             place = Path(folder) / size
@@ -74,13 +88,11 @@ def main(argv: list[str] | None = None) -> int:
             for task in args.tasks:
                 _say(f"{size}, {task}")
                 results["cases"].append(_case(args, size, task, examples, tokenizer, place, model))
-        results["extras"] = _extras(args, examples, tokenizer, Path(folder))
-    results["minutes"] = (time.perf_counter() - started) / 60
-    from inner_loop_parts.report import write
-
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "performance.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    print(write(results, args.output))
+                save()
+        for part in _extras(args, examples, tokenizer, Path(folder)):
+            results["extras"] |= part
+            save()
+    print(save())
     return 0
 
 
@@ -123,30 +135,29 @@ def _workload(args: Any, task: str, examples: Any, tokenizer: Any, place: Path) 
     )
 
 
-def _extras(args: Any, examples: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """On the first of minilm and whatever size there is."""
+def _extras(args: Any, examples: Any, tokenizer: Any, folder: Path) -> Iterator[dict[str, Any]]:
+    """One after another, on minilm or else the first size there is."""
     from inner_loop_parts.measure import measure_cores, measure_linearity, measure_two_rates
     from inner_loop_parts.shares import time_shares, time_testbed
 
     size = "minilm" if "minilm" in args.sizes else args.sizes[0]
     workload = _workload(args, "qa", examples, tokenizer, folder / size)
-    found: dict[str, Any] = {"size": size}
+    part = workload.cut(5)
+    yield {"size": size}
     if "linearity" in args.extras:
         _say(f"linearity, {size}")
-        found["linearity"] = measure_linearity(workload, args.device, args.repeats)
+        yield {"linearity": measure_linearity(workload, args.device, args.repeats)}
     if "shares" in args.extras:
         _say(f"shares, {size}")
-        part = workload.cut(5)
-        found["shares"] = {p: time_shares(part, p) for p in ("fp32", "bf16")}
+        yield {"shares": {p: time_shares(part, p) for p in ("fp32", "bf16")}}
     if "testbed" in args.extras:
         _say("testbed")
-        found["testbed"] = time_testbed()
+        yield {"testbed": time_testbed()}
     if "cores" in args.extras:
         _say(f"two cores, {size}")
-        found["rates"] = measure_two_rates(args.device)
-        part = workload.cut(5)
-        found["cores"] = {p: measure_cores(part, p, args.repeats) for p in ("fp32", "bf16")}
-    return found
+        rates = measure_two_rates(args.device)
+        cores = {p: measure_cores(part, p, args.repeats) for p in ("fp32", "bf16")}
+        yield {"rates": rates, "cores": cores}
 
 
 def machine() -> dict[str, Any]:
