@@ -80,7 +80,7 @@ def test_nmg_test_knows_the_adversary(tmp_path, capsys):
     assert "adversarial" in [row["masking"] for row in rows]
 
 
-def test_generation_points_to_its_command(capsys):
-    for command in ("train", "test"):
+def test_generation_points_to_its_commands(capsys):
+    for command, other in (("train", "nmg new-lm"), ("test", "nmg generation")):
         assert main([command, "--task", "generation", "--dataset", "multi30k"]) == 2
-        assert "nmg generation" in capsys.readouterr().err
+        assert other in capsys.readouterr().err

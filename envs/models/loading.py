@@ -189,7 +189,7 @@ def _no_model(name: str, source: str) -> ModelNotFoundError:
         missing
         or f"There is no language model {name!r}: neither a folder with a config.json nor a model "
         "that can be reached on the hub. Give a folder, a hub id, or one of bert, distilbert, "
-        "minilm."
+        "minilm; nmg new-lm makes a small one."
     )
 
 
