@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,16 +71,20 @@ def run(args: argparse.Namespace) -> int:
     config = resolve_training(given_flags(TrainingConfig, args), args.preset, from_file)
     prepare_process()
     on = training_stage(config.data, config.episode)
-    bar = EpisodeBar(2 * args.deals * args.repeats, "score job")
+    jobs = 2 * args.deals * args.repeats
+    bar = EpisodeBar(jobs, "score job")
     shop = open_workshop(on, config.data, bar=bar)
+    started = time.perf_counter()
     try:
         differences = measure(config, on, shop.executor, args.deals, args.repeats)
     finally:
         bar.close()
         shop.close()
+    pair = 2 * (time.perf_counter() - started) / jobs
     better = on.task.higher_is_better
+    print(f"A pair of score jobs takes {pair:.3g} s here.\n")
     for metric, values_DR in differences.items():
-        print(describe(metric, values_DR, better.get(metric, True)) + "\n")
+        print(describe(metric, values_DR, better.get(metric, True), pair) + "\n")
     return 0
 
 
@@ -126,8 +132,22 @@ def noise_of(differences_DR: np.ndarray) -> Noise:
     return Noise(within**0.5, max(0.0, between) ** 0.5, float((1 - agreement_DR).mean() / 2))
 
 
-def describe(metric: str, differences_DR: np.ndarray, higher_is_better: bool) -> str:
-    """A few lines on one metric."""
+def seeds_for_sign(noise: Noise, right: float = 0.9) -> int | None:
+    """Pairs of one deal, each with other training seeds, whose mean has the right sign so often.
+
+    True differences and errors are taken for normal: with t the ratio of their deviations, signs
+    agree with probability 1/2 + arctan(t) / pi (Sheppard 1899).
+
+    Returns:
+        ``None`` if masks were not seen to differ: then no number of seeds helps.
+    """
+    if not noise.masks:
+        return None
+    return max(1, math.ceil((math.tan(math.pi * (right - 0.5)) * noise.seeds / noise.masks) ** 2))
+
+
+def describe(metric: str, differences_DR: np.ndarray, higher_is_better: bool, pair: float) -> str:
+    """A few lines on one metric; a pair of jobs takes ``pair`` seconds."""
     noise = noise_of(differences_DR)
     lines = [
         f"{metric} ({'higher' if higher_is_better else 'lower'} is better)",
@@ -135,6 +155,7 @@ def describe(metric: str, differences_DR: np.ndarray, higher_is_better: bool) ->
         f"sd {noise.masks:.4g} over masks",
         f"  the sign of one reward is wrong {100 * noise.wrong_sign:.0f}% of the time "
         "(50% is no information)",
+        f"  for a sign that is right nine times in ten: {_cost(seeds_for_sign(noise), pair)}",
     ]
     total = float(np.hypot(noise.seeds, noise.masks))
     if total:
@@ -149,3 +170,9 @@ def describe(metric: str, differences_DR: np.ndarray, higher_is_better: bool) ->
             "of the time",
         ]
     return "\n".join(lines)
+
+
+def _cost(seeds: int | None, pair: float) -> str:
+    if seeds is None:
+        return "no number of seeds; between these masks no difference was seen"
+    return f"the mean of {seeds} training seed{'s' * (seeds > 1)}, {seeds * pair:.3g} s"

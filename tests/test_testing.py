@@ -104,3 +104,18 @@ def test_noise_separates_masks_from_seeds(capsys):
     assert noise.masks == pytest.approx(3, rel=0.05)
     assert noise.wrong_sign < 0.15
     assert noise_of(rng.normal(size=(4000, 5))).wrong_sign == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_seeds_asked_for_make_the_sign_right_nine_times_in_ten():
+    import numpy as np
+
+    from nmg.noise_command import Noise, seeds_for_sign
+
+    seeds = seeds_for_sign(Noise(seeds=2.0, masks=1.0, wrong_sign=0.4))
+    assert seeds is not None
+    rng = np.random.default_rng(0)
+    true_N = rng.normal(size=400_000)
+    for count, enough in ((seeds, True), (seeds - 4, False)):
+        seen_N = true_N + rng.normal(size=len(true_N)) * 2.0 / count**0.5
+        assert (np.mean(np.sign(seen_N) == np.sign(true_N)) >= 0.9) == enough
+    assert seeds_for_sign(Noise(seeds=2.0, masks=0.0, wrong_sign=0.5)) is None
