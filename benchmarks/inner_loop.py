@@ -176,7 +176,6 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "load": round(os.getloadavg()[0], 2),
     }
 
 

@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k
   nmg generation --dataset multi30k --model models/multi30k --objective mass scattered \\
                  --k 0 0.25 0.5 0.75 1 --pairs 1000 5000 --seeds 3
-  nmg generation --dataset multi30k --model models/multi30k --side source \
+  nmg generation --dataset multi30k --model models/multi30k --side source \\
                  --placement uniform idf output/multi30k/multi30k/mine_neural
   nmg generation --dataset multi30k --model models/multi30k --objective amt --pairs 0
   nmg generation --dataset scitldr --model facebook/bart-base --pretrain-lr 3e-5 --finetune-lr 3e-5

@@ -185,6 +185,8 @@ class _Attention(torch.autograd.Function):
 
 def _dropped(sizes: Sequence[int], rate: float) -> list[Tensor]:
     """Places that are dropped in each of several pieces."""
+    if not rate:
+        return [torch.empty(0, dtype=torch.int64)] * len(sizes)
     ends = torch.tensor(sizes).cumsum(0)
     places = draw_dropped(sum(sizes), rate)
     parts = places.tensor_split(torch.searchsorted(places, ends[:-1]))
