@@ -146,3 +146,17 @@ def test_sizes_are_checked():
         ModelSize(width=30, heads=4)
     with pytest.raises(ValueError, match="layers is 0"):
         ModelSize(layers=0)
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe", "moses"])
+def test_the_same_texts_give_the_same_tokenizer(family):
+    texts = [" ".join(random_word(row, column) for column in range(12)) for row in range(60)]
+    one, other = (train_tokenizer(texts, family, vocab_size=400) for _ in range(2))
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
+    assert one.all_special_tokens == list(dict.fromkeys(one.special_tokens_map.values()))
+    assert set(one.get_added_vocab()) == set(one.all_special_tokens)
+
+
+def random_word(row: int, column: int) -> str:
+    generator = np.random.default_rng([row, column])
+    return "".join(generator.choice(list("abcdefghijklm"), size=generator.integers(1, 6)))

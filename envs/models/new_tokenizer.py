@@ -6,6 +6,7 @@ has all that the project's tasks need: a first token, an end, a mask, padding.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from envs.models.moses import moses_text, moses_words
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 Family = Literal["wordpiece", "bpe", "unigram", "bytes", "moses"]
@@ -35,6 +37,8 @@ class _Family:
     """Token by role, in the order of their ids, which is that of the family's published models:
     RoBERTa's kin count positions from the padding id, ProphetNet's need it to be 0, XLM's 2."""
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    marked: Callable[[str], Iterable[str]] | None = None
+    """Characters of a word that the trainer marks as continuing or ending it."""
 
 
 _BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -104,12 +108,15 @@ def _moses(size: int, special: list[str]) -> tuple[Any, Any, Any, Any, Any]:
 
 _FAMILIES: dict[Family, _Family] = {
     "wordpiece": _Family(
-        _wordpiece, _BERT_TOKENS, ("input_ids", "token_type_ids", "attention_mask")
+        _wordpiece,
+        _BERT_TOKENS,
+        ("input_ids", "token_type_ids", "attention_mask"),
+        marked=lambda word: ["##" + character for character in word[1:]],
     ),
     "bpe": _Family(_bpe, _BART_TOKENS),
     "unigram": _Family(_unigram, _T5_TOKENS),
     "bytes": _Family(_bytes, _BERT_TOKENS),
-    "moses": _Family(_moses, _XLM_TOKENS),
+    "moses": _Family(_moses, _XLM_TOKENS, marked=lambda word: [word[-1] + "</w>"]),
 }
 FAMILIES = tuple(_FAMILIES)
 
@@ -123,7 +130,8 @@ def train_tokenizer(
     token types 0 and 1. First token and end are also begin and end of sequence.
 
     Args:
-        texts: of the language or domain.
+        texts: of the language or domain. The same texts give the same tokenizer, except with
+            ``unigram``, whose trainer sums in an order of its own each time.
         family: how words are cut.
         vocab_size: tokens, special ones included; a small corpus may give fewer.
         max_length: longest input of the model it is for, special tokens included.
@@ -145,12 +153,17 @@ def train_tokenizer(
     kept = [text for text in texts if text.strip()]
     if not kept:
         raise TokenizerTrainingError("There is no text to train a tokenizer on; give a corpus.")
+    marked: list[str] = []
+    if made.marked:
+        marked = sorted({piece for word in _words(backend, kept) for piece in made.marked(word)})
+        trainer.special_tokens = trainer.special_tokens + marked
     try:
         backend.train_from_iterator(kept, trainer)
     except Exception as error:  # the library raises bare Exception
         raise TokenizerTrainingError(
             f"No {family} tokenizer of {vocab_size} tokens can be trained on this corpus: {error}"
         ) from error
+    backend = _without_added(backend, marked)
     first, end = made.special["cls"], made.special["sep"]
     ids = {token: backend.token_to_id(token) for token in (first, end)}
     backend.post_processor = processors.TemplateProcessing(
@@ -167,3 +180,23 @@ def train_tokenizer(
         model_input_names=list(made.inputs),
         **roles,
     )
+
+
+def _words(backend: Tokenizer, texts: Iterable[str]) -> set[str]:
+    words: set[str] = set()
+    for text in texts:
+        normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal))
+    return words
+
+
+def _without_added(backend: Tokenizer, tokens: Iterable[str]) -> Tokenizer:
+    """Leave some tokens to the model alone.
+
+    The trainers number marked characters as they meet them, in an order that differs from run to
+    run, and break ties between merges by these numbers. Naming them in advance fixes the numbers,
+    but makes added tokens of them, which would be found in any text.
+    """
+    state, gone = json.loads(backend.to_str()), set(tokens)
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in gone]
+    return type(backend).from_str(json.dumps(state))
