@@ -23,6 +23,7 @@ for seed in ${SEEDS:-0 1 2}; do
         --budget 0.15 --seed "$seed" --output "$folder/$strategy-$seed"
   done
 done
+python benchmarks/adversarial_table.py "$folder"
 for setting in easy standard; do
   python benchmarks/adversarial_testbed.py --setting "$setting" --deals 10 --seeds 12 \
     --output "$folder/testbed-$setting.json"
