@@ -25,7 +25,7 @@ common=(--dataset multi30k --model "$model" --device "$device" --precision bf16
 
 # Which fragment, on few pairs: none, MASS from one token to all, as many scattered tokens.
 if [[ $what == mass || $what == all ]]; then
-  nmg generation "${common[@]}" --objective mass scattered --k 0 0.25 0.5 0.75 1 \
+  nmg generation "${common[@]}" --eval-tokens 8192 --objective mass scattered --k 0 0.25 0.5 0.75 1 \
     --scattered-k 0.5 --contexts 30000 --pretrain-epochs 2 --pairs 1000 5000 \
     --finetune-steps 625 --output "$folder/mass"
 fi
