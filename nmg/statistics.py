@@ -109,10 +109,12 @@ def _verdict(differences: np.ndarray, low: float, high: float, higher_is_better:
     """The side of zero on which the whole t interval lies.
 
     Coarse metrics can give the same difference for every seed. The t interval is then a point and
-    proves nothing; the exact sign test decides instead, which needs six pairs.
+    proves nothing; the exact sign test decides instead, which needs six pairs. An interval that is
+    not a number (a score that is none, as of a run that diverged) proves nothing either.
     """
     flat = np.ptp(differences) == 0
-    if (flat and len(differences) < SIGN_TEST_PAIRS) or low <= 0 <= high:
+    clear = low > 0 or high < 0
+    if (flat and len(differences) < SIGN_TEST_PAIRS) or not clear:
         return "no detectable difference"
     return "better" if (low > 0) == higher_is_better else "worse"
 

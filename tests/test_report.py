@@ -1,6 +1,7 @@
 """The comparison table and the report: right numbers, one file, nothing fetched, text escaped."""
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -76,6 +77,9 @@ def test_the_report_is_one_file_with_escaped_text(tmp_path):
 
 def test_charts_are_well_formed_and_empty_ones_are_nothing():
     ET.fromstring(interval_chart(table()))
+    scores = {"random": [{"nll": 1.0}, {"nll": 1.2}], "lost": [{"nll": math.nan}, {"nll": 1.1}]}
+    lost = tabulate(scores, headline="nll", higher_is_better=False)
+    assert "nan" not in interval_chart(lost)
     ET.fromstring(line_chart({"a & b": [(0, 1.0), (1, float("nan"))]}, "x", "y", marks=[(0, "<")]))
     assert line_chart({"a": []}, "x", "y") == ""
 

@@ -59,6 +59,13 @@ def test_one_seed_and_flat_differences_prove_nothing():
     assert compare([1.0] * 9, [1.0] * 9).verdict == "no detectable difference"
 
 
+@pytest.mark.parametrize("higher_is_better", [False, True])
+def test_a_score_that_is_no_number_proves_nothing(higher_is_better):
+    scores = [math.nan, 1.0, 1.1], [1.2, 1.3, 1.4]
+    versus = compare(*scores, higher_is_better=higher_is_better)
+    assert versus.verdict == "no detectable difference"
+
+
 def test_unequal_lists_are_refused():
     with pytest.raises(ValueError, match="same seeds"):
         compare([1.0, 2.0], [1.0])

@@ -79,7 +79,8 @@ def interval_chart(table: ComparisonTable) -> str:
     spread = [value for values in differences.values() for value in values]
     for row in rows:
         assert row.versus is not None
-        spread += [v for v in (row.versus.low, row.versus.high) if math.isfinite(v)]
+        spread += [row.versus.low, row.versus.high]
+    spread = [value for value in spread if math.isfinite(value)]
     x_ticks = ticks(min([0.0, *spread]), max([0.0, *spread]), 7)
     step, left = 34, 150
     height = TOP + step * len(rows) + BOTTOM
@@ -96,14 +97,16 @@ def interval_chart(table: ComparisonTable) -> str:
         parts += [
             f'<circle class="pair" cx="{x_of(value):.1f}" cy="{y + 8:.1f}" r="2"/>'
             for value in differences[row.name]
+            if math.isfinite(value)
         ]
         if math.isfinite(row.versus.low):
             parts.append(
                 f'<line class="interval {style}" x1="{x_of(row.versus.low):.1f}" '
                 f'x2="{x_of(row.versus.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
-        x = x_of(row.versus.difference)
-        parts.append(f'<circle class="mean {style}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+        if math.isfinite(row.versus.difference):
+            x = x_of(row.versus.difference)
+            parts.append(f'<circle class="mean {style}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
     better = "right is better" if table.higher_is_better else "left is better"
     label = f"difference in {table.headline} to random masking, per pair ({better})"
     parts.append(_axis_labels(label, "", height))
