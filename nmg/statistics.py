@@ -21,6 +21,9 @@ import numpy as np
 Verdict = Literal["better", "worse", "no detectable difference"]
 SIGN_TEST_PAIRS = 6
 """With fewer pairs not even unanimous signs reach 5% in the exact two-sided sign test."""
+ROUNDING = 1e-9
+"""Differences are the same if they differ by no more than this share of the largest: a share of
+right answers is rounded, and so the differences of two pairs that gain one answer each."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def _verdict(differences: np.ndarray, low: float, high: float, higher_is_better:
     proves nothing; the exact sign test decides instead, which needs six pairs. An interval that is
     not a number (a score that is none, as of a run that diverged) proves nothing either.
     """
-    flat = np.ptp(differences) == 0
+    flat = np.ptp(differences) <= ROUNDING * np.abs(differences).max()
     clear = low > 0 or high < 0
     if (flat and len(differences) < SIGN_TEST_PAIRS) or not clear:
         return "no detectable difference"
@@ -166,7 +169,7 @@ def seeds_needed(
     if effect == 0:
         raise ValueError("No number of seeds detects an effect of zero; give the effect to detect.")
     if deviation == 0:
-        return 2
+        return SIGN_TEST_PAIRS  # flat differences, see `_verdict`
     tail, reach = NormalDist().inv_cdf(0.5 + level / 2), NormalDist().inv_cdf(power)
     pairs = max(2, math.ceil(((tail + reach) * deviation / effect) ** 2))
     while _power(pairs, abs(effect) / deviation, level) < power:

@@ -56,6 +56,10 @@ def test_one_seed_and_flat_differences_prove_nothing():
     assert one.low == -math.inf
     assert compare([1.5] * 3, [1.0] * 3).verdict == "no detectable difference"
     assert compare([1.5] * 6, [1.0] * 6).verdict == "better"
+    # 29 and 58 of 200 right against 28 and 57: one more each, but for rounding.
+    rounded = [100 * np.mean(np.arange(200) < right) for right in (29, 58, 28, 57)]
+    assert rounded[0] - rounded[2] != rounded[1] - rounded[3]
+    assert compare(rounded[:2], rounded[2:]).verdict == "no detectable difference"
     assert compare([1.0] * 9, [1.0] * 9).verdict == "no detectable difference"
 
 
@@ -85,6 +89,8 @@ def test_seeds_needed_gives_the_power_it_promises():
     rows = rng.normal(0.8, 1.0, size=(3000, pairs))
     found = np.mean([t_interval(row)[0] > 0 for row in rows])
     assert 0.75 < found < 0.88
-    assert seeds_needed(0.0, 1.0) == 2
+    flat = seeds_needed(0.0, 1.0)
+    assert compare([1.0] * flat, [0.0] * flat).verdict == "better"
+    assert compare([1.0] * (flat - 1), [0.0] * (flat - 1)).verdict == "no detectable difference"
     with pytest.raises(ValueError, match="effect of zero"):
         seeds_needed(1.0, 0.0)
