@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -127,7 +128,13 @@ def chosen_checkpoint(run: Path, start: int = 0) -> Path:
             "its checkpoints."
         )
     # Equal values (no validation at all, too) leave it to the later one.
-    return max(found, key=lambda path: (read_about(path).get("validation", 0.0), path.name))
+    return max(found, key=lambda path: (_validation(path), path.name))
+
+
+def _validation(checkpoint: Path) -> float:
+    """Gain over random; a gain that is not a number, as of a run that diverged, is the least."""
+    gain = float(read_about(checkpoint).get("validation", 0.0))
+    return -math.inf if math.isnan(gain) else gain
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
 from nmg.callbacks import RunLog, read_records
-from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about
+from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about, write_checkpoint
 from nmg.cli import main
 from nmg.options import read_settings
 
@@ -104,6 +104,12 @@ def test_the_checkpoint_is_chosen_by_its_validation(arguments, tmp_path):
     assert chosen_checkpoint(run / "checkpoints" / "000004").name == "000004"
     with pytest.raises(FileNotFoundError, match="from episode 50 on"):
         chosen_checkpoint(run, start=50)
+
+
+def test_a_validation_that_is_no_number_is_the_worst(tmp_path):
+    for episode, value in enumerate((float("nan"), -0.3, float("nan")), 1):
+        write_checkpoint(tmp_path, episode, lambda folder: None, {"validation": value})
+    assert chosen_checkpoint(tmp_path).name == "000002"
 
 
 def test_an_episode_without_the_random_reference(arguments, tmp_path, capsys):
