@@ -180,3 +180,5 @@ def test_the_executor_runs_each_job_once(job) -> None:
     assert executor.submit(replace(job)).result() == 1
     assert executor.submit(replace(job, seed=8)).result() == 2
     assert len(calls) == 2
+    # A remembered score would lack the weights that the job is to leave behind.
+    assert executor.submit(replace(job, keep_weights=True)).result() == 3

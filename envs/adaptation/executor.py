@@ -9,7 +9,8 @@ from envs.adaptation.jobs import Score, ScoreJob
 
 
 class SerialExecutor:
-    """Runs each job when it is submitted; the same job is never run twice.
+    """Runs each job when it is submitted; the same job is never run twice, unless it leaves weights
+    behind: a remembered score would lack them.
 
     Args:
         scorer: turns a job into a score, e.g. :class:`envs.adaptation.scorer.Scorer`.
@@ -20,7 +21,7 @@ class SerialExecutor:
         self.scores: dict[str, Score] = {}
 
     def submit(self, job: ScoreJob) -> Future[Score]:
-        if job.key not in self.scores:
+        if job.keep_weights or job.key not in self.scores:
             self.scores[job.key] = self.scorer(job)
         future: Future[Score] = Future()
         future.set_result(self.scores[job.key])
