@@ -141,6 +141,15 @@ def test_words_stay_whole(name, tokenizer):
     assert split, "no word of several tokens was ever masked"
 
 
+def test_special_tokens_that_the_text_spells_out_stay_too(tiny_tokenizer):
+    text = "the [MASK] river [SEP] flows [PAD] §"
+    (context,) = build_corpus([text], tiny_tokenizer, window=64)
+    tokens = tiny_tokenizer.convert_ids_to_tokens(context.input_ids[context.maskable].tolist())
+    assert tokens == ["the", "river", "flows", "[UNK]"]
+    (empty,) = build_corpus(["[SEP]"], tiny_tokenizer, window=64)
+    assert not empty.maskable.any()
+
+
 def test_words_follow_the_tokenizer_not_the_spelling(bpe_tokenizer):
     corpus = build_corpus(["engineers designed bridges"], bpe_tokenizer, window=64)
     words = word_types(corpus[0])

@@ -111,7 +111,8 @@ def _batch_loss(
     for context in contexts:
         maskable = np.flatnonzero(context.maskable)
         mask = np.zeros(len(context), dtype=bool)
-        mask[rng.choice(maskable, size=max(1, int(rate * len(maskable))), replace=False)] = True
+        count = min(len(maskable), max(1, int(rate * len(maskable))))
+        mask[rng.choice(maskable, size=count, replace=False)] = True
         ids, label = corrupt(
             context.input_ids,
             mask,

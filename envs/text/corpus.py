@@ -23,7 +23,8 @@ class Context:
     Attributes:
         input_ids: token ids, int32, shape (n,).
         word_ids: index of the word of each token, int32, shape (n,); -1 for special tokens.
-        maskable: which tokens may be masked, bool, shape (n,); never a special token.
+        maskable: which tokens may be masked, bool, shape (n,); never a special token, not even one
+            that the text itself spells out ("[SEP]"). An unknown word is no special token here.
         document: index of the document the window was cut from.
     """
 
@@ -64,8 +65,9 @@ def build_corpus(
         EmptyCorpusError: if no document has a token.
     """
     contexts: list[Context] = []
+    marks = np.array(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}), np.int64)
     for number, text in enumerate(documents):
-        contexts.extend(_windows(text, number, tokenizer, window))
+        contexts.extend(_windows(text, number, tokenizer, window, marks))
     if not contexts:
         raise EmptyCorpusError(
             "The corpus is empty: no document holds any text. "
@@ -75,7 +77,11 @@ def build_corpus(
 
 
 def _windows(
-    text: str, document: int, tokenizer: PreTrainedTokenizerBase, window: int
+    text: str,
+    document: int,
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    marks: np.ndarray,
 ) -> Iterator[Context]:
     encoded = tokenizer(
         text,
@@ -91,6 +97,6 @@ def _windows(
             continue
         words = [-1 if word is None else word for word in encoded.word_ids(row)]
         word_ids = np.asarray(words, dtype=np.int32)
-        yield Context(
-            np.asarray(ids, dtype=np.int32), word_ids, ~special & (word_ids >= 0), document
-        )
+        input_ids = np.asarray(ids, dtype=np.int32)
+        maskable = ~special & (word_ids >= 0) & ~np.isin(input_ids, marks)
+        yield Context(input_ids, word_ids, maskable, document)
