@@ -166,8 +166,9 @@ def masked_spans(
         for place in np.flatnonzero(mask):
             start, end = found[place]
             joined = spans[context.document]
-            if joined and joined[-1][1] == start:
-                joined[-1] = (joined[-1][0], end)
+            # Tokens of the bytes of one character all stand for the whole of it.
+            if joined and start <= joined[-1][1]:
+                joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
             elif end > start:
                 joined.append((start, end))
     return spans

@@ -6,7 +6,9 @@ import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
+from envs.text.corpus import build_corpus
 from nmg.cli import main
+from nmg.mask_command import masked_spans, painted
 
 
 @pytest.fixture
@@ -78,6 +80,15 @@ def test_a_policy_masks_a_text(run, capsys, monkeypatch):
     command = ["mask", "--strategy", "whole-word", "--model", model, "--text", text]
     assert main([*command, "--budget", "0.3"]) == 0
     assert "\x1b[" in capsys.readouterr().out
+
+
+def test_a_character_of_several_tokens_is_shown_once(bpe_tokenizer):
+    text = "to the sea 🌊, é"
+    corpus = build_corpus([text], bpe_tokenizer, 64)
+    masks = [context.maskable & (context.input_ids > 5) for context in corpus]
+    (spans,) = masked_spans(corpus, masks, [text], 64)
+    shown = painted(text, spans, colour=False)
+    assert shown.replace("[", "").replace("]", "") == text
 
 
 def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):
