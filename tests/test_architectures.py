@@ -101,6 +101,18 @@ def test_inputs_of_one_length_only(tokenizers):
         assert lm.hidden_states(sequences_of(lm)).shape[0] == sum(map(len, sequences_of(lm)))
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "luke"])
+def test_the_longest_input_has_a_position_for_every_token(name, tokenizers, monkeypatch):
+    """On a GPU nothing is packed, so that packing does not tell where positions begin."""
+    for packing in (True, False):
+        if not packing:
+            monkeypatch.setattr(LanguageModel, "_probe_packing", lambda self: False)
+        lm = make(name, tokenizers, max_position_embeddings=40)
+        assert lm.max_length == (40 if name == "bert" else 38)
+        with torch.inference_mode():
+            assert len(lm.hidden_states([np.full(lm.max_length, 9)])) == lm.max_length
+
+
 def test_reformer_is_padded_to_its_chunks(tokenizers):
     config = make("reformer", tokenizers).model.config
     assert [padded_length(config, n) for n in (1, 64, 65)] == [64, 64, 128]

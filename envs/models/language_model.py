@@ -91,7 +91,9 @@ class LanguageModel:
     def max_length(self) -> int:
         """Longest input, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
-        counted = int(positions) - self._batches.position_offset
+        # Where packing was not tried, or failed, only the table of positions tells.
+        first = max(self._batches.position_offset, _first_position(self._encoder))
+        counted = int(positions) - first
         one = fixed_length(self.model.config) or 10**6
         return min(counted, one, self.tokenizer.model_max_length)
 
@@ -287,6 +289,14 @@ def _encoder_output(hidden: Tensor) -> Any:
             return None
 
     return Output(last_hidden_state=hidden)
+
+
+def _first_position(encoder: torch.nn.Module) -> int:
+    """Position of a first token, as the table of positions has it: RoBERTa's kin keep the padding
+    id's place, and those before it, for padding."""
+    tables = [m for name, m in encoder.named_modules() if name.endswith("position_embeddings")]
+    kept = [getattr(table, "padding_idx", None) for table in tables]
+    return max((place + 1 for place in kept if place is not None), default=0)
 
 
 def _close(got: Tensor, expected: Tensor) -> bool:
