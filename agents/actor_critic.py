@@ -189,13 +189,16 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """Learn what a whole episode says: frequencies, basis, critic, replay, opponent."""
         contexts = episode.contexts()
         runs = read_runs(info, episode, self.settings.metric, self._headline)
+        rival_log_probs_BL = None
+        if OPPONENT in runs.scores and self.settings.self_play == "learning":
+            # With the features that it drew with: to learn of the episode changes them.
+            rival_log_probs_BL = self.players.rival_log_probs(index, contexts)
         self.experience.learn(contexts, runs)
         player, rival = self.players.networks[0], self.players.networks[-1]
         self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
         self.players.crown(runs)
-        if OPPONENT in runs.scores and self.settings.self_play == "learning":
-            log_probs_BL = self.players.rival_log_probs(index, contexts)
-            self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
+        if rival_log_probs_BL is not None:
+            self.experience.remember(RIVAL, rival, contexts, runs, rival_log_probs_BL)
         self._untrained += 1
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
         self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}

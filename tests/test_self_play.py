@@ -4,9 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from masking_toy import CONTEXTS, ToyMasking, TypeStates
 
+from agents import self_play
 from agents.actor_critic import MaskingActorCritic
+from agents.budgeted import token_log_probs
+from agents.experience import RIVAL, Experience
 from agents.self_play import Lean, assign_credit, relative_scores
 from agents.settings import AgentSettings
 
@@ -122,6 +126,26 @@ def test_learning_opponent_learns_a_policy_of_its_own():
     )
     assert not np.array_equal(weights(rival), weights(fresh.players.networks[1]))
     assert not np.array_equal(weights(rival), weights(player))
+
+
+def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeypatch):
+    drawn, stored = [], []
+    draw, remember = self_play.draw, Experience.remember
+
+    def drawing(scores_BL, contexts, noise_BL):
+        drawn.append(token_log_probs(scores_BL, torch.as_tensor(contexts.maskable)).numpy())
+        return draw(scores_BL, contexts, noise_BL)
+
+    def remembering(self, player, network, contexts, runs, log_probs_BL):
+        if player == RIVAL:
+            stored.append(log_probs_BL)
+        remember(self, player, network, contexts, runs, log_probs_BL)
+
+    monkeypatch.setattr(self_play, "draw", drawing)
+    monkeypatch.setattr(Experience, "remember", remembering)
+    trained(replace(SMALL, self_play="learning", gradient="sampled"), 4)
+    assert len(drawn) == len(stored) == 4
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, stored, strict=True))
 
 
 def test_an_environment_without_references_is_refused_in_one_sentence():
