@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -107,18 +108,31 @@ class AgentSettings:
                 f"exploration is '{self.exploration}'."
             )
         self._check_components()
-        if not 0 <= self.diminishing <= 1 or self.value_limit <= 0:
+        if not 0 <= self.diminishing <= 1 or not self.value_limit > 0:
             raise ValueError(
                 f"diminishing is {self.diminishing}, value_limit {self.value_limit}; the first "
                 "must lie between 0 and 1, the second above 0."
             )
-        for name in ("batch", "updates", "replay_capacity", "replay_contexts", "head_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.lean <= 0 or self.entropy < 0 or (self.gradient == "expected" and not self.entropy):
+        self._check_numbers()
+        sharpness = self.lean > 0 and self.entropy >= 0
+        if not sharpness or (self.gradient == "expected" and not self.entropy):
             raise ValueError(
                 f"lean is {self.lean} and entropy {self.entropy}; both must be positive."
             )
+
+    def _check_numbers(self) -> None:
+        counts = ("batch", "updates", "replay_capacity", "replay_contexts", "head_width", "heads")
+        for least, names in ((1, counts), (0, ("width", "replay_start", "value_weight"))):
+            for name in names:
+                if not getattr(self, name) >= least:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}; it must be at least {least}."
+                    )
+        for name in ("max_grad_norm", "importance_limit"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be 0 or more.")
 
     def _check_components(self) -> None:
         if self.components < 0:

@@ -104,6 +104,8 @@ class EpisodeConfig:
             )
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
+        if self.continual_reset_every is not None:
+            _at_least(1, continual_reset_every=self.continual_reset_every)
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, episodes=self.episodes, checkpoint_every=self.checkpoint_every)
-        _at_least(0, seed=self.seed, validation_episodes=self.validation_episodes)
+        _at_least(0, validation_episodes=self.validation_episodes)
         _at_least(0, final_episodes=self.final_episodes)
+        _seed_fits(seed=self.seed)
+        if self.job_timeout is not None and not self.job_timeout > 0:
+            raise ConfigError(f"job_timeout is {self.job_timeout}; it must be above 0.")
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, seeds=self.seeds)
+        _seed_fits(first_seed=self.first_seed)
         _at_least(
             0, contexts=self.contexts, examples=self.examples, test_examples=self.test_examples
         )
@@ -280,3 +286,9 @@ def _at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+
+
+def _seed_fits(**values: int) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 2**32:  # what the libraries' generators take
+            raise ConfigError(f"{name} is {value}; it must lie between 0 and {2**32 - 1}.")

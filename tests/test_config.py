@@ -155,3 +155,28 @@ def test_coercion_of_lists_choices_and_none():
     assert coerce("x", float, "2e-5") == 2e-5
     with pytest.raises(ConfigError, match="one of a, b"):
         coerce("x", Literal["a", "b"], "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pretrain_lr", -1),
+        ("finetune_lr", float("inf")),
+        ("pretrain_epochs", -1),
+        ("weight_decay", -1),
+        ("clip", 0),
+        ("heads", 0),
+        ("width", -3),
+        ("learning_rate", float("nan")),
+        ("lean", float("nan")),
+        ("max_grad_norm", 0),
+        ("importance_limit", 0),
+        ("replay_start", -1),
+        ("continual_reset_every", 0),
+        ("job_timeout", -1),
+        ("seed", 2**32),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_made(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        resolve_training({name: value})

@@ -7,6 +7,7 @@ can be cached by content and can be computed early, late or twice.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -125,6 +126,13 @@ class AdaptationSettings:
         for name in ("pretrain_batch", "finetune_batch", "finetune_seeds", "eval_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        # Nothing of any of these is a sensible control: no epochs, a learning rate of 0.
+        names = ("pretrain_epochs", "pretrain_lr", "finetune_epochs", "finetune_lr", "weight_decay")
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}; it must be above 0.")
 
 
 @dataclass(frozen=True, eq=False)
