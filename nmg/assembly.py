@@ -18,7 +18,7 @@ from envs.adaptation.scorer import Scorer
 from envs.fragment_env import RandomFragment
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model, load_seq2seq
-from envs.models.runtime import tune_runtime
+from envs.models.runtime import check_device, tune_runtime
 from envs.models.seq2seq import Seq2SeqModel
 from envs.models.states import TokenStates
 from envs.references import Policy, UniformRandom
@@ -82,6 +82,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
     """
     if data.task == "testbed":
+        check_device(data.device)  # the agent's; the tiny model is always on the CPU
         return generated_stage(data.dataset)
     if data.task == "generation":
         return _generation_stage(data, episode)

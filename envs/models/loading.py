@@ -15,7 +15,7 @@ from envs.models.fast_tokenizer import fast_twin, no_moses_needed
 from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
-from envs.models.runtime import Precision
+from envs.models.runtime import Precision, check_device
 from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ def load_language_model(
 
     Raises:
         ModelNotFoundError: if there is no such model, no tokenizer, or no trained head.
-        ValueError: if the architecture has no masked-LM head or no mask token.
+        ValueError: if the architecture has no masked-LM head or no mask token, or there is no such
+            device.
     """
+    check_device(device)
     source = _source(name, cold_head)
     # The global generator initialises whatever the checkpoint lacks; a load must not depend on it.
     with torch.random.fork_rng(devices=[]), quiet():
@@ -111,9 +113,10 @@ def load_seq2seq(
 
     Raises:
         ModelNotFoundError: if there is no such model or no tokenizer.
-        ValueError: if the architecture has no sequence-to-sequence head, or the tokenizer nothing
-            that could stand for a masked token.
+        ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
+            that could stand for a masked token, or there is no such device.
     """
+    check_device(device)
     source = _source(name, cold_head=False)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)

@@ -88,6 +88,24 @@ def choose_precision(precision: Precision, device: str | torch.device) -> Precis
     return "bf16" if torch.device(device).type == "cuda" else "fp32"
 
 
+def check_device(device: str | torch.device) -> None:
+    """See to it that there is such a device, before anything is loaded.
+
+    Raises:
+        ValueError: if there is not.
+    """
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {str(device)!r}; it must be cpu, cuda or cuda:N.") from None
+    found = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= found:
+        raise ValueError(
+            f"device is {str(device)!r}, but torch finds {found or 'no'} "
+            f"GPU{'' if found == 1 else 's'} here; give another --device, such as cpu."
+        )
+
+
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed memory: returning and zeroing pages costs a third of the time.
 
