@@ -126,7 +126,8 @@ def _flag(leaf: Leaf) -> dict[str, Any]:
         try:
             return coerce(leaf.name, item, given)
         except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            # The parser's own sentence goes on after it.
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 
     choices = _choices(item)
     metavar = "{" + ",".join(choices) + "}" if choices else leaf.name.split("_")[-1].upper()

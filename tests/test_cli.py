@@ -42,6 +42,13 @@ def test_unknown_flags_and_programs_name_the_nearest(capsys):
     assert "train" in capsys.readouterr().err
 
 
+def test_a_wrong_value_is_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--episodes", "1.5"])
+    printed = capsys.readouterr().err
+    assert "expected a whole number. See" in printed
+
+
 def sentence(capsys, arguments) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
@@ -61,6 +68,8 @@ def sentence(capsys, arguments) -> str:
         (["--model", "/absent/model"], "/absent/model"),
         (["--config", "/absent.yaml"], "no settings file"),
         (["--preset", "squad-brt"], "did you mean 'squad-bert'"),
+        (["--device", "gpu"], "device is 'gpu'"),
+        (["--device", "cuda:99"], "device is 'cuda:99', but torch finds"),
         (["--gradient", "expected", "--critic", "state-value"], "gradient='expected'"),
     ],
 )
