@@ -140,11 +140,12 @@ def train(config: TrainingConfig, folder: Path) -> None:
     from nmg.assembly import open_workshop, training_stage
     from nmg.callbacks import EpisodeBar, RunLog
     from nmg.checkpoint import last_checkpoint, read_about
-    from nmg.training_loop import TrainingCallback, Validation
+    from nmg.training_loop import TrainingCallback, Validation, check_names
     from nmg.training_report import finish
 
     prepare_process()
     on = training_stage(config.data, config.episode)
+    check_names(config, on)
     # Only now: a run that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)

@@ -23,6 +23,8 @@ from nmg.callbacks import EpisodeBar, RunLog
 from nmg.checkpoint import FolderWeights, prune_weights, read_about, write_checkpoint
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, evaluate, seed_of
+from nmg.maskings import strategy
+from nmg.options import ConfigError
 
 if TYPE_CHECKING:
     from agents.actor_critic import MaskingActorCritic
@@ -31,6 +33,25 @@ if TYPE_CHECKING:
 def validation_deals(config: TrainingConfig, world: World, count: int) -> list[Deal]:
     """Deals of the training world that no episode gets."""
     return [world.deal(seed_of(config.run.seed, "validation", n)) for n in range(count)]
+
+
+def check_names(config: TrainingConfig, on: Stage) -> None:
+    """See to it that the metric and the rivals are there before hours are spent without them.
+
+    Raises:
+        ConfigError: if the agent could not learn from the metric.
+        ValueError: if there is no such strategy, or it cannot be a rival.
+    """
+    # The agent takes every metric but nll for higher-is-better.
+    known = [name for name, up in on.task.higher_is_better.items() if up or name == "nll"]
+    if config.agent.metric not in ("headline", *known):
+        raise ConfigError(
+            f"metric is {config.agent.metric!r}; it must be headline or one of {', '.join(known)}."
+        )
+    if config.run.final_episodes:
+        deal = validation_deals(config, on.world, 1)[0]
+        for name in config.run.rivals:
+            strategy(name, on.world, deal.contexts)
 
 
 class Validation:

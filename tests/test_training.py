@@ -93,6 +93,17 @@ def test_a_resumed_run_must_stay_the_same_run(arguments, tmp_path, capsys):
     assert "no run to resume" in capsys.readouterr().err
 
 
+def test_a_wrong_metric_or_rival_is_told_before_training(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    for flags, message in (
+        (["--metric", "acuracy"], "metric is 'acuracy'; it must be headline or one of accuracy,"),
+        (["--rivals", "idff", "--final-episodes", "1"], "no strategy 'idff'; did you mean 'idf'?"),
+    ):
+        assert main([*arguments, *flags, "--output", str(run)]) == 2
+        assert message in capsys.readouterr().err
+        assert not run.exists()
+
+
 def test_the_checkpoint_is_chosen_by_its_validation(arguments, tmp_path):
     run = tmp_path / "run"
     assert main([*arguments, "--output", str(run)]) == 0
