@@ -1,4 +1,8 @@
-"""The one table of a comparison: every masking, every metric, the paired difference, a verdict."""
+"""The table of a comparison: every masking, every metric, the paired difference, a verdict.
+
+Where the headline counts right answers, the likelihood gets a verdict of its own: it has no ties,
+tells masks apart with fewer seeds, and is what the default agent learns from.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from nmg.statistics import Comparison, compare
 
 RANDOM = "random"
 """The masking that all others are compared with, unless another is named."""
+LIKELIHOOD = "nll"
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,23 @@ def tabulate(
     )
 
 
+def by_likelihood(table: ComparisonTable) -> ComparisonTable | None:
+    """The same comparison by likelihood alone; ``None`` if that is the headline, or not known."""
+    if table.headline == LIKELIHOOD or LIKELIHOOD not in table.metrics:
+        return None
+    scores = {
+        name: [{LIKELIHOOD: pair[LIKELIHOOD]} for pair in pairs]
+        for name, pairs in table.scores.items()
+    }
+    return tabulate(
+        scores,
+        headline=LIKELIHOOD,
+        higher_is_better=False,
+        unit=table.pairs[1],
+        reference=table.reference,
+    )
+
+
 def cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table as text, for the terminal and the report alike."""
     labels = [metric_label(table, metric) for metric in table.metrics]
@@ -153,25 +175,32 @@ def number(mean: float, deviation: float) -> str:
 
 
 def as_text(table: ComparisonTable) -> str:
-    """The table for a terminal, and the line that says how to read it."""
+    """The table for a terminal, that by likelihood, and how to read them."""
+    likelihood = by_likelihood(table)
+    grids = [_grid(table)] + ([] if likelihood is None else [_grid(likelihood)])
+    return "\n\n".join([*grids, reading(table)])
+
+
+def _grid(table: ComparisonTable) -> str:
     header, rows = cells(table)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [header, ["-" * width for width in widths], *rows]
     ]
-    return "\n".join([*lines, "", reading(table)])
+    return "\n".join(lines)
 
 
 def reading(table: ComparisonTable) -> str:
     """How to read the table, in one paragraph."""
     pairs, unit = table.pairs
     direction = "higher" if table.higher_is_better else "lower"
+    likelihood = "" if by_likelihood(table) is None else f", and lower {LIKELIHOOD}"
     return (
         f"{pairs} {unit}, the same for every masking; sd over {unit}. "
-        f"Differences are paired, with Student's 95% interval; {direction} {table.headline} is "
-        "better. A verdict needs an interval that leaves zero out; each is wrong at most 5% of "
-        "the time by itself, so expect one false alarm in twenty rows."
+        f"Differences are paired, with Student's 95% interval; {direction} {table.headline}"
+        f"{likelihood} is better. A verdict needs an interval that leaves zero out; each is wrong "
+        "at most 5% of the time by itself, so expect one false alarm in twenty rows."
     )
 
 
@@ -191,12 +220,15 @@ def as_json(table: ComparisonTable) -> dict[str, Any]:
                 }
             )
         )
+    likelihood = by_likelihood(table)
+    more = {} if likelihood is None else {"likelihood": as_json(likelihood)["rows"]}
     return {
         "headline": table.headline,
         "higher_is_better": table.higher_is_better,
         "pairs": table.pairs[0],
         "unit": table.pairs[1],
         "rows": rows,
+        **more,
     }
 
 

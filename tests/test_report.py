@@ -40,6 +40,23 @@ def test_the_printed_table_names_every_metric_and_says_how_to_read_it():
     assert "no interval" in as_text(table(1))
 
 
+def test_the_likelihood_has_a_verdict_of_its_own():
+    scores = {
+        name: [{"f1": 70.0, "nll": nll + 0.01 * seed} for seed in range(5)]
+        for name, nll in (("policy", 0.9), ("random", 1.0))
+    }
+    scores["policy"][0]["nll"] += 0.001
+    counted = tabulate(scores, headline="f1", higher_is_better=True)
+    first, second = (part.splitlines() for part in as_text(counted).split("\n\n")[:2])
+    assert "no detectable difference" in first[2]
+    assert "better" in second[2]
+    assert "nll - random" in second[0]
+    (row, _) = as_json(counted)["likelihood"]
+    assert row["versus_random"]["verdict"] == "better"
+    alone = tabulate(scores, headline="nll", higher_is_better=False)
+    assert "likelihood" not in as_json(alone)
+
+
 def test_json_has_every_score_and_no_infinities():
     values = json.loads(json.dumps(as_json(table(1)), allow_nan=False))
     assert [row["masking"] for row in values["rows"]][1] == "random"
@@ -70,7 +87,7 @@ def test_the_report_is_one_file_with_escaped_text(tmp_path):
     assert "A &lt;report&gt;" in page
     assert "<neural>" not in page
     assert not re.search(r"(src|href)=", page)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert 'class="better"' in page
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 

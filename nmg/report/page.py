@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmg.comparison import ComparisonTable, cells, reading
+from nmg.comparison import ComparisonTable, by_likelihood, cells, reading
 from nmg.report.charts import interval_chart
 
 
@@ -63,8 +63,13 @@ def comparison_sections(table: ComparisonTable, title: str) -> list[Section]:
         [row.name, *(f"{pair[table.headline]:.4g}" for pair in table.scores[row.name])]
         for row in table.rows
     ]
+    likelihood = by_likelihood(table)
+    more = []
+    if likelihood is not None:
+        more = [Section("By likelihood", "", interval_chart(likelihood), *cells(likelihood))]
     return [
         Section(title, reading(table), interval_chart(table), header, rows),
+        *more,
         Section(
             f"Every score ({table.headline})",
             header=["masking", *(f"{unit.rstrip('s')} {i + 1}" for i in range(pairs))],
