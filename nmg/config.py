@@ -57,8 +57,8 @@ class DataConfig:
     computes in this process)."""
 
     def __post_init__(self) -> None:
-        _at_least(1, window=self.window, max_length=self.max_length)
-        _at_least(0, workers=self.workers)
+        at_least(1, window=self.window, max_length=self.max_length)
+        at_least(0, workers=self.workers)
         if self.task == "qa" and not 0 <= self.stride < self.max_length:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
         if len(self.languages) not in (0, 2):
@@ -91,7 +91,7 @@ class EpisodeConfig:
     """Episodes after which the carried weights go back to the model's own; none for never."""
 
     def __post_init__(self) -> None:
-        _at_least(
+        at_least(
             1,
             contexts=self.contexts,
             train_examples=self.train_examples,
@@ -105,7 +105,7 @@ class EpisodeConfig:
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
         if self.continual_reset_every is not None:
-            _at_least(1, continual_reset_every=self.continual_reset_every)
+            at_least(1, continual_reset_every=self.continual_reset_every)
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class RunConfig:
     """Write TensorBoard events."""
 
     def __post_init__(self) -> None:
-        _at_least(1, episodes=self.episodes, checkpoint_every=self.checkpoint_every)
-        _at_least(0, validation_episodes=self.validation_episodes)
-        _at_least(0, final_episodes=self.final_episodes)
-        _seed_fits(seed=self.seed)
+        at_least(1, episodes=self.episodes, checkpoint_every=self.checkpoint_every)
+        at_least(0, validation_episodes=self.validation_episodes)
+        at_least(0, final_episodes=self.final_episodes)
+        seed_fits(seed=self.seed)
         if self.job_timeout is not None and not self.job_timeout > 0:
             raise ConfigError(f"job_timeout is {self.job_timeout}; it must be above 0.")
 
@@ -179,9 +179,9 @@ class ComparisonConfig:
     """Run the null controls ``untrained`` and ``shuffled`` beside each learned policy."""
 
     def __post_init__(self) -> None:
-        _at_least(1, seeds=self.seeds)
-        _seed_fits(first_seed=self.first_seed)
-        _at_least(
+        at_least(1, seeds=self.seeds)
+        seed_fits(first_seed=self.first_seed)
+        at_least(
             0, contexts=self.contexts, examples=self.examples, test_examples=self.test_examples
         )
         if not 0 < self.budget <= 1:
@@ -282,13 +282,15 @@ def setting_name(dataset: str) -> str:
     return "standard" if dataset == "testbed" else dataset
 
 
-def _at_least(least: int, **values: int) -> None:
+def at_least(least: int, **values: int) -> None:
+    """Refuse a value, given by its setting's name, that is too small."""
     for name, value in values.items():
         if value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
-def _seed_fits(**values: int) -> None:
+def seed_fits(**values: int) -> None:
+    """Refuse a seed, given by its setting's name, that a generator would not take."""
     for name, value in values.items():
         if not 0 <= value < 2**32:  # what the libraries' generators take
             raise ConfigError(f"{name} is {value}; it must lie between 0 and {2**32 - 1}.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from envs.adaptation.jobs import AdaptationSettings
-from nmg.config import LANGUAGES
+from nmg.config import LANGUAGES, at_least, seed_fits
 from nmg.options import ConfigError
 
 ObjectiveName = Literal["none", "mass", "scattered", "amt"]
@@ -44,6 +44,11 @@ class GenerationData:
     def __post_init__(self) -> None:
         if len(self.languages) not in (0, 2):
             raise ConfigError(LANGUAGES)
+        at_least(
+            1,
+            max_source_length=self.max_source_length,
+            max_target_length=self.max_target_length,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,17 @@ class GenerationComparison:
     """A masked language model whose states amt feeds to encoder and decoder; none for none."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ConfigError(f"seeds is {self.seeds}; it must be at least 1.")
-        counts = [("contexts", self.contexts), ("test_examples", self.test_examples)]
-        for name, count in [*counts, *(("pairs", count) for count in self.pairs)]:
-            if count < 0:
-                raise ConfigError(f"{name} is {count}; it must be at least 0.")
+        at_least(1, seeds=self.seeds, beams=self.beams)
+        at_least(0, contexts=self.contexts, test_examples=self.test_examples)
+        seed_fits(first_seed=self.first_seed)
+        for name in ("k", "placement", "pairs"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} names nothing; give at least one, or leave it out.")
+        for count in self.pairs:
+            at_least(0, pairs=count)
+        for name, share in (("smoothing", self.smoothing), ("ratio", self.ratio)):
+            if not 0 <= share < 1:
+                raise ConfigError(f"{name} is {share}; it must be at least 0 and below 1.")
         for share in (*self.k, *self.scattered_k):
             if not 0 <= share <= 1:
                 raise ConfigError(f"k is {share}; it must be between 0 (one token) and 1 (all).")
@@ -116,6 +126,10 @@ class GenerationAdaptation(AdaptationSettings):
     finetune_steps: int = 0
     """About as many steps of fine-tuning whatever the number of pairs, in whole visits of them,
     in place of finetune_epochs; 0 for those."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, finetune_steps=self.finetune_steps)
 
 
 @dataclass(frozen=True)

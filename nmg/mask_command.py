@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     from nmg.checkpoint import chosen_checkpoint
     from nmg.testing import trained_settings
 
+    for name, least in (("window", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"{name} is {getattr(args, name)}; it must be at least {least}.")
     checkpoint = chosen_checkpoint(args.policy) if args.policy else None
     trained = trained_settings(args.policy) if args.policy else {}
     name = args.model or trained.get("model", "minilm")

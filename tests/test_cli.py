@@ -42,6 +42,27 @@ def test_unknown_flags_and_programs_name_the_nearest(capsys):
     assert "train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("adapt --corpus absent.txt --output out --lr nan", "lr is nan"),
+        ("adapt --corpus absent.txt --output out --clip -1", "clip is -1"),
+        ("adapt --corpus absent.txt --output out --seed -1", "seed is -1"),
+        ("prepare-lm --corpus absent.txt --steps -1", "steps is -1"),
+        ("prepare-lm --corpus absent.txt --rate 0", "rate is 0"),
+        ("generation --model absent --beams 0", "beams is 0"),
+        ("generation --model absent --smoothing 2", "smoothing is 2"),
+        ("generation --model absent --pairs", "pairs names nothing"),
+        ("generation --model absent --finetune-steps -1", "finetune_steps is -1"),
+        ("generation --model absent --max-source-length 0", "max_source_length is 0"),
+        ("mask --strategy idf --text a --window 0", "window is 0"),
+        ("mask --strategy random --text a --seed -1", "seed is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_one_sentence(arguments, message, capsys):
+    assert message in sentence(capsys, arguments.split())
+
+
 def test_a_wrong_value_is_one_sentence(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--episodes", "1.5"])

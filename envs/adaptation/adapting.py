@@ -6,6 +6,7 @@ trains is told the model's loss at each token it masked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,6 +58,11 @@ class AdaptingSettings:
             raise ValueError(
                 f"budget is {self.budget}; it is a share of the tokens, above 0 and at most 1."
             )
+        for name in ("lr", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not self.clip > 0:  # a negative norm would turn the gradients round
+            raise ValueError(f"clip is {self.clip}; it must be above 0.")
 
 
 def adapt(

@@ -41,6 +41,20 @@ class PreparationSettings:
     lr: float = 3e-4
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for least, names in ((1, ("batch", "window")), (0, ("steps", "head_steps", "seed"))):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}; it must be at least {least}."
+                    )
+        if not 0 < self.rate <= 1:
+            raise ValueError(
+                f"rate is {self.rate}; it is a share of the tokens, above 0 and at most 1."
+            )
+        if not 0 <= self.lr < math.inf:
+            raise ValueError(f"lr is {self.lr}; it must be 0 or more.")
+
 
 @dataclass(frozen=True)
 class MaskedLMQuality:
