@@ -30,8 +30,8 @@ class TestWorld:
         corpus: contexts of the training texts.
         train: training examples.
         test: test examples.
-        contexts: per deal; 0 for all of them.
-        examples: per deal; 0 for all.
+        contexts: per deal; 0 for all of them, as many as there are if that is fewer.
+        examples: per deal; likewise.
     """
 
     __test__ = False
@@ -50,8 +50,8 @@ class TestWorld:
         self.vocab_size = len(corpus.tokenizer)
         self.max_length = max(map(len, corpus))
         self.corpus, self._task, self._train = corpus, task, train
-        self._contexts = min(contexts or len(corpus), len(corpus))
-        self._examples = min(examples or len(train), len(train))
+        self.contexts = min(contexts or len(corpus), len(corpus))
+        self.examples = min(examples or len(train), len(train))
         self._test = test
 
     @cached_property
@@ -61,8 +61,8 @@ class TestWorld:
     def deal(self, seed: np.random.SeedSequence) -> Deal:
         """Without a limit every deal is the same; with one, it is a sample of its own."""
         rng = np.random.default_rng(seed)
-        ids = np.sort(rng.choice(len(self.corpus), self._contexts, replace=False))
-        rows = np.sort(rng.choice(len(self._train), self._examples, replace=False))
+        ids = np.sort(rng.choice(len(self.corpus), self.contexts, replace=False))
+        rows = np.sort(rng.choice(len(self._train), self.examples, replace=False))
         return Deal(
             contexts=[self.corpus[int(i)] for i in ids],
             context_ids=ids.astype(np.int32),
@@ -163,8 +163,8 @@ def _text_arena(config: TestingConfig) -> Arena:
     )
     stage = Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
     about = (
-        f"{splits.name}: {comparison.contexts or len(corpus)} of {len(corpus)} contexts, "
-        f"{comparison.examples or len(splits.train)} of {len(splits.train)} training examples; "
+        f"{splits.name}: {world.contexts} of {len(corpus)} contexts, "
+        f"{world.examples} of {len(splits.train)} training examples; "
         f"scored on {len(test)} test examples of {comparison.test_dataset or splits.name}."
     )
     return Arena(stage, list(corpus), texts, None, about)

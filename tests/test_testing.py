@@ -1,14 +1,18 @@
 """nmg test: one table over the same seeds, null controls, resumed without computing twice."""
 
 import json
+import re
 
 import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
 from envs.text.corpus import build_corpus
+from nmg.arena import build_arena
 from nmg.cli import main
+from nmg.config import TestingConfig
 from nmg.mask_command import masked_spans, painted
+from nmg.options import build, read_settings
 
 
 @pytest.fixture
@@ -57,6 +61,14 @@ def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys,
 
     assert main([*command, "--budget", "0.5"]) == 2
     assert "already holds another run" in capsys.readouterr().err
+
+
+def test_the_line_on_the_data_counts_what_there_is(run):
+    trained = read_settings(run / "resolved.yaml")
+    trained = {name: trained[name] for name in ("task", "dataset", "model", "window", "max_length")}
+    about = build_arena(build(TestingConfig, {**trained, "contexts": 999, "examples": 999})).about
+    (contexts, all_contexts), (examples, all_examples) = re.findall(r"(\d+) of (\d+)", about)
+    assert (contexts, examples) == (all_contexts, all_examples)
 
 
 def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
