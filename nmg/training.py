@@ -98,6 +98,12 @@ def _resumed(args: argparse.Namespace) -> TrainingConfig:
     path = args.resume / "resolved.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"There is no run to resume in {args.resume}: no resolved.yaml.")
+    for name in ("name", "output", "preset", "config"):
+        if getattr(args, name) is not None:
+            raise ConfigError(
+                f"--{name} is {getattr(args, name)}, but a resumed run has its folder and its "
+                "settings already; leave it out."
+            )
     before, given = read_settings(path), given_flags(TrainingConfig, args)
     config = build(TrainingConfig, before | given)
     after = flatten(config)

@@ -91,6 +91,8 @@ def test_a_resumed_run_must_stay_the_same_run(arguments, tmp_path, capsys):
     assert "--budget is 0.4 but the run" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "absent")]) == 2
     assert "no run to resume" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), "--output", str(tmp_path / "other")]) == 2
+    assert "has its folder and its settings already" in capsys.readouterr().err
 
 
 def test_a_wrong_metric_or_rival_is_told_before_training(arguments, tmp_path, capsys):
