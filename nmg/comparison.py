@@ -196,8 +196,11 @@ def reading(table: ComparisonTable) -> str:
     pairs, unit = table.pairs
     direction = "higher" if table.higher_is_better else "lower"
     likelihood = "" if by_likelihood(table) is None else f", and lower {LIKELIHOOD}"
+    # One pair has no sd, and the table shows none.
+    over = f"{pairs} {unit}" if pairs > 1 else f"{pairs} {unit.rstrip('s')}"
+    spread = f"; sd over {unit}" if pairs > 1 else ""
     return (
-        f"{pairs} {unit}, the same for every masking; sd over {unit}. "
+        f"{over}, the same for every masking{spread}. "
         f"Differences are paired, with Student's 95% interval; {direction} {table.headline}"
         f"{likelihood} is better. A verdict needs an interval that leaves zero out; each is wrong "
         "at most 5% of the time by itself, so expect one false alarm in twenty rows."

@@ -129,10 +129,11 @@ def _lead(table: ComparisonTable | None) -> str:
     versus = next(row.versus for row in table.rows if row.name == POLICY)
     assert versus is not None
     pairs, unit = table.pairs
+    over = f"{pairs} paired {unit}" if pairs > 1 else f"one {unit.rstrip('s')}"
+    interval = f"95% interval {versus.low:+.3f} to {versus.high:+.3f}"
     return (
-        f"Against random masking, over {pairs} paired {unit}: {versus.verdict} "
-        f"({table.headline} {versus.difference:+.3f}, 95% interval {versus.low:+.3f} to "
-        f"{versus.high:+.3f})."
+        f"Against random masking, over {over}: {versus.verdict} ({table.headline} "
+        f"{versus.difference:+.3f}, {interval if pairs > 1 else 'one pair: no interval'})."
     )
 
 

@@ -8,9 +8,10 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from nmg.comparison import as_json, as_text, tabulate
+from nmg.comparison import as_json, as_text, reading, tabulate
 from nmg.report.charts import interval_chart, line_chart, ticks
 from nmg.report.page import Section, comparison_sections, settings_section, write_report
+from nmg.training_report import _lead
 
 
 def table(pairs: int = 5):
@@ -107,3 +108,12 @@ def test_ticks_span_the_data(low, high):
     assert values[0] <= low
     assert values[-1] >= high
     assert 2 <= len(values) <= 9
+
+
+def test_one_pair_is_written_in_the_singular_and_without_an_interval():
+    scores = {"random": [{"nll": 1.0}], "policy": [{"nll": 1.2}]}
+    table = tabulate(scores, headline="nll", higher_is_better=False, unit="episodes")
+    assert reading(table).startswith("1 episode, the same for every masking. ")
+    lead = _lead(table)
+    assert "over one episode" in lead
+    assert "inf" not in lead
