@@ -56,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then compare."""
     from nmg.generation import output_folder
+    from nmg.training import stoppable
 
     from_file = read_settings(args.config) if args.config else {}
     config = build(GenerationConfig, {**from_file, **given_flags(GenerationConfig, args)})
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         )
     folder = args.output or output_folder(config, args.name)
     check_folder(folder, config)
-    compare_objectives(config, folder)
+    with stoppable(f"the same command with --output {folder}", folder):
+        compare_objectives(config, folder)
     return 0
 
 
@@ -128,7 +130,9 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     material, rows = gather(config, model, task), arms(comparison)
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
-    print(f"{material.about}; {len(rows)} arms x {comparison.seeds} seeds", flush=True)
+    arms_text = "1 arm" if len(rows) == 1 else f"{len(rows)} arms"
+    seeds_text = "1 seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"
+    print(f"{material.about}; {arms_text} x {seeds_text}", flush=True)
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
     bar = EpisodeBar(len(rows) * len(seeds) * len(comparison.pairs), "score job")
     settings = GenerationSettings(comparison.beams, comparison.smoothing)

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
     check_folder(folder, config)
-    with stoppable(f"the same command with --output {folder}"):
+    with stoppable(f"the same command with --output {folder}", folder):
         compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
 

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         config = resolve_training(flags, args.preset, from_file)
         folder = args.output or run_folder(config, args.name, "neural")
         check_free(folder)
-    with stoppable(f"nmg train --resume {folder}"):
+    with stoppable(f"nmg train --resume {folder}", folder):
         train(config, folder)
     return 0
 
@@ -121,10 +121,11 @@ class stoppable:
 
     Args:
         command: that goes on.
+        folder: where to; a run that is stopped before it has one cannot go on.
     """
 
-    def __init__(self, command: str) -> None:
-        self._command = command
+    def __init__(self, command: str, folder: Path) -> None:
+        self._command, self._folder = command, folder
 
     def __enter__(self) -> None:
         self._before = signal.signal(signal.SIGTERM, self._stop)
@@ -132,6 +133,8 @@ class stoppable:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         signal.signal(signal.SIGTERM, self._before)
         if kind is not None and issubclass(kind, KeyboardInterrupt):
+            if not (self._folder / "resolved.yaml").exists():
+                raise KeyboardInterrupt("stopped before anything was done.") from None
             raise KeyboardInterrupt(
                 f"stopped; what was done is kept. Go on with: {self._command}"
             ) from None

@@ -84,6 +84,17 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
     assert len(read_records(run / "metrics.jsonl")) == 4
 
 
+def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nmg.assembly.training_stage", interrupted)
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 130
+    assert "stopped before anything was done" in capsys.readouterr().err
+
+
 def test_a_resumed_run_must_stay_the_same_run(arguments, tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*arguments, "--episodes", "1", "--output", str(run)]) == 0
