@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(program).parse_args(arguments)
         return args.run(args) or 0
+    except BrokenPipeError:
+        raise  # nobody reads on: `run` ends quietly
     except (ValueError, OSError, ImportError) as error:
         if debug or not _is_users(error):
             raise

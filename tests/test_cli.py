@@ -32,6 +32,18 @@ def test_every_program_explains_itself_with_examples(program, capsys):
     assert "examples:" in printed or program == "data"
 
 
+def test_a_pipe_that_is_closed_early_is_no_error(tmp_path):
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "nmg", "data", "list", "--data-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    listing.stdout.close()
+    assert listing.stderr.read() == ""
+    listing.wait(timeout=60)
+
+
 def test_unknown_flags_and_programs_name_the_nearest(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--budgte", "0.1"])
