@@ -28,7 +28,8 @@ class Lean:
 
     Attributes:
         direction: added to the scores, linear in the components, float (D,); ``None`` for nothing.
-        certainty: what the policy's own scores count for, 0 to 1.
+        certainty: what the policy's own scores are multiplied with, 0 to ``lean * entropy`` of the
+            settings: what is not doubted is played as sharply as what is tried.
         uniform: ignore both and mask at random.
     """
 

@@ -90,7 +90,7 @@ def test_antithetic_opponent_leans_the_other_way():
     lean = agent.experience.draw_lean(np.random.default_rng(0))
     opposite = agent.experience.opponent_lean(lean)
     assert np.array_equal(opposite.direction, -lean.direction)
-    assert 0 <= lean.certainty == opposite.certainty <= 1
+    assert 0 <= lean.certainty == opposite.certainty <= SMALL.lean * SMALL.entropy
 
 
 def test_opponent_is_random_before_replay_starts():
