@@ -286,7 +286,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
         Raises:
             FileNotFoundError: if the folder holds no agent.
-            ValueError: if it was made for another vocabulary, length or kind of states.
+            ValueError: if it was made for another vocabulary or kind of states. It may act, and
+                learn on, in contexts of another length.
         """
         return persistence.load_agent(cls, Path(path), env, token_features, **kwargs)
 

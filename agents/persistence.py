@@ -148,6 +148,12 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
             f"The state in '{folder}' was saved with another {', '.join(changed)}; "
             "resume with the settings and the seed that the run was started with."
         )
+    length = int(np.prod(agent.action_space.shape))  # type: ignore[arg-type]
+    if about["length"] != length:
+        raise ValueError(
+            f"The state in '{folder}' is of contexts of {about['length']} tokens, the environment "
+            f"has {length}; resume on the environment that the run was started on."
+        )
     _fill(agent, folder)
     agent.run_seed = about["run_seed"]
     agent.memory.load_state(_read_tensors(folder / "replay.safetensors"), state["replay"])

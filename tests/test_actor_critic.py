@@ -292,6 +292,10 @@ def test_bad_folders_are_refused_in_one_sentence(tmp_path):
         make(DEFAULT).load_state(tmp_path)
     with pytest.raises(ValueError, match="seed"):
         make(QUICK, seed=5).load_state(tmp_path)
+    about = json.loads((tmp_path / "agent.json").read_text())
+    (tmp_path / "agent.json").write_text(json.dumps({**about, "length": 20}))
+    with pytest.raises(ValueError, match="contexts of 20 tokens, the environment has 12"):
+        make(QUICK).load_state(tmp_path)
     (tmp_path / "policy.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="safetensors"):
         MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
