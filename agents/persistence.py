@@ -155,7 +155,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
             f"has {length}; resume on the environment that the run was started on."
         )
     _fill(agent, folder)
-    agent.run_seed = about["run_seed"]
+    agent.run_seed = agent.rollouts.seed = about["run_seed"]
     agent.memory.load_state(_read_tensors(folder / "replay.safetensors"), state["replay"])
     tensors = _read_tensors(folder / "optimizers.safetensors")
     for number, optimizer in enumerate(agent.players.optimizers):

@@ -229,6 +229,16 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path, settings, step):
     assert same(whole, second)
 
 
+def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
+    make(QUICK, seed=None).save_state(tmp_path)
+    first, second = make(QUICK, seed=None), make(QUICK, seed=None)
+    for agent in (first, second):
+        agent.load_state(tmp_path)
+        agent.env.seed(0)  # the environment's own seed is nobody's to keep
+        play(agent, 1)
+    assert np.array_equal(*(agent.memory.state()[0]["plays.masks"] for agent in (first, second)))
+
+
 def test_an_episode_saved_before_its_updates_gets_them_on_resume(tmp_path):
     class SaveAtEnd(BaseCallback):
         def _on_step(self):
