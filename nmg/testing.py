@@ -217,7 +217,8 @@ def gather_maskings(
     for run_dir in policies:
         checkpoint = chosen_checkpoint(run_dir, start)
         policy = load_policy(checkpoint, states, world.vocab_size)
-        name = policy_name(run_dir, used)
+        # A run may be called as the fixed maskings are, which would take its row.
+        name = policy_name(run_dir, {*used, *strategies, "random", "none", "best mask"})
         used[name] = str(checkpoint)
         maskings[name] = Greedy(policy)
         if config.comparison.controls:

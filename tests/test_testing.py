@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from tiny_run import train_arguments, write_model, write_texts
@@ -13,6 +14,7 @@ from nmg.cli import main
 from nmg.config import TestingConfig
 from nmg.mask_command import masked_spans, painted
 from nmg.options import build, read_settings
+from nmg.testing import gather_maskings
 
 
 @pytest.fixture
@@ -77,6 +79,20 @@ def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
     path.write_text(json.dumps({**about, "vocab_size": about["vocab_size"] + 1}))
     assert main(["test", "--policy", str(run), "--output", str(run / "out")]) == 2
     assert "was made for a vocabulary of" in capsys.readouterr().err
+
+
+def test_a_run_called_as_a_strategy_keeps_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("nmg.maskings.load_policy", lambda *args: "learned")
+    config = build(TestingConfig, {"controls": False})
+    stage = SimpleNamespace(world=SimpleNamespace(vocab_size=9), states=None)
+    arena = SimpleNamespace(stage=stage, best=None)
+    for name in ("random", "none"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "agent.json").touch()
+    runs = [tmp_path / "random", tmp_path / "none"]
+    maskings, used = gather_maskings(config, arena, runs, [], 0)
+    assert list(maskings) == ["random (2)", "none (2)", "random", "none"]
+    assert [maskings[name].policy for name in used] == ["learned", "learned"]
 
 
 def test_a_policy_masks_a_text(run, capsys, monkeypatch):
