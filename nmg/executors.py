@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import pickle
 import queue
 import sys
 import threading
@@ -216,8 +217,17 @@ def _work(pipe: Connection, factory: ScorerFactory, number: int) -> None:
             scorer = scorer or factory(lambda *step: pipe.send(("progress", step)), number)
             answer: tuple[str, Any] = ("score", scorer(job))
         except Exception as error:
-            answer = ("error", error)
+            answer = ("error", _portable(error))
         try:
             pipe.send(answer)
         except (BrokenPipeError, OSError):
             return
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or its words where it cannot be pickled or not be read back."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

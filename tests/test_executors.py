@@ -1,6 +1,8 @@
 """Worker processes: same scores as here, errors and deaths reported, nothing computed twice."""
 
 import os
+import pickle
+import signal
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from envs.adaptation.jobs import AdaptationSettings, Score, ScoreJob
 from envs.text.corpus import Context
-from nmg.executors import JobFailedError, ProcessExecutor
+from nmg.executors import JobFailedError, ProcessExecutor, _work
 from nmg.score_cache import CachedExecutor
 
 
@@ -138,3 +140,43 @@ def test_an_exception_stops_the_workers_at_once(tmp_path):
     with pytest.raises(JobFailedError):
         futures[0].result(0)
     assert futures[1].cancelled()
+
+
+class Unreadable(Exception):
+    """Pickled by its message alone, which does not make it again."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+
+
+class Listening:
+    """A worker's end of the pipe: one job, then the end."""
+
+    def __init__(self):
+        self.jobs, self.said = [job(1)], []
+
+    def recv(self):
+        if not self.jobs:
+            raise EOFError
+        return self.jobs.pop()
+
+    def send(self, answer):
+        self.said.append(pickle.loads(pickle.dumps(answer)))
+
+
+def test_errors_that_no_pipe_can_carry_are_told_in_words():
+    unpicklable = ValueError("a closure:", lambda: None)
+    for raised in (Unreadable(7, "no such shelf"), unpicklable):
+
+        def factory(progress, number, raised=raised):
+            raise raised
+
+        pipe = Listening()
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            _work(pipe, factory, 0)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        (_, (kind, error)) = pipe.said
+        assert kind == "error"
+        assert str(error) == f"{type(raised).__name__}: {raised}"
