@@ -107,6 +107,8 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             )
         if continual_reset_every is not None and continual_reset_every < 1:
             raise ValueError(f"continual_reset_every is {continual_reset_every}; give 1 or more.")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'ansi', 'human' or None.")
         self.world = world
         self.executor = executor
         self.settings = settings or AdaptationSettings()

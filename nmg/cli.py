@@ -42,7 +42,14 @@ class Parser(argparse.ArgumentParser):
             unknown = message.split(": ", 1)[1].split()[0].split("=")[0]
             known = [flag for action in self._all_actions() for flag in action.option_strings]
             message = f"there is no argument {unknown!r}{nearest(unknown, known)}"
-        self.exit(USER_ERROR, f"{self.prog}: {message}. See {self.prog} --help.\n")
+        program = " ".join([self.prog, *self._program()])
+        self.exit(USER_ERROR, f"{program}: {message}. See {program} --help.\n")
+
+    def _program(self) -> list[str]:
+        """The program that was chosen, where the error is told by the parser above its own."""
+        above = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        chosen = [name for action in above for name in action.choices]
+        return chosen if len(chosen) == 1 else []
 
     def _all_actions(self) -> list[argparse.Action]:
         actions = list(self._actions)

@@ -117,9 +117,11 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_corpus(args: argparse.Namespace) -> int:
     """Write the different texts of a data set or file as a plain-text corpus."""
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder; --output is the file to write.")
     texts = _texts_of_file(args) if args.file else _texts_of_dataset(args)
     count = write_corpus(texts, args.output)
-    print(f"{count:,} texts written to {args.output}")
+    print(f"{count:,} text{'s' * (count != 1)} written to {args.output}")
     return 0
 
 

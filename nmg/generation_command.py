@@ -75,8 +75,11 @@ def check_folder(folder: Path, config: GenerationConfig) -> None:
     """See to it that the folder is free or holds the same experiment.
 
     Raises:
-        ValueError: if it holds another one.
+        ValueError: if it holds another one, or is a file.
     """
+    from nmg.training import refuse_file
+
+    refuse_file(folder)
     path = folder / "resolved.yaml"
     if not path.is_file():
         return

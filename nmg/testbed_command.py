@@ -95,12 +95,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from nmg.training import refuse_file
+
     if args.seeds < 0 or args.documents < 0:
         raise ValueError("--seeds and --documents count domains and documents; give 0 or more.")
     if args.calibrate < 0 or args.pairs < 2:
         raise ValueError("--calibrate counts comparisons (0 or more), --pairs domains (2 or more).")
     if args.output is None:
         return
+    refuse_file(args.output)
     if args.seeds < 2:
         raise ValueError("--output draws scores with their intervals; give --seeds 2 or more.")
     try:

@@ -99,8 +99,11 @@ def check_folder(folder: Path, config: TestingConfig) -> None:
     """See to it that the folder is free or holds the same comparison.
 
     Raises:
-        ValueError: if it holds another run.
+        ValueError: if it holds another run, or is a file.
     """
+    from nmg.training import refuse_file
+
+    refuse_file(folder)
     path = folder / "resolved.yaml"
     if not path.is_file():
         return

@@ -81,12 +81,23 @@ def run_folder(config: Any, name: str | None, kind: str) -> Path:
     return Path("output", *parts, f"{name}_{kind}")
 
 
+def refuse_file(folder: Path) -> None:
+    """See to it that results can be written to a folder, before hours are spent on them.
+
+    Raises:
+        ConfigError: if there is a file of that name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; --output is a folder to write to.")
+
+
 def check_free(folder: Path) -> None:
     """See to it that the folder holds no run yet.
 
     Raises:
-        ConfigError: if it does.
+        ConfigError: if it does, or is a file.
     """
+    refuse_file(folder)
     if (folder / "resolved.yaml").exists():
         raise ConfigError(
             f"{folder} already holds a run; go on with it by --resume {folder}, or give another "

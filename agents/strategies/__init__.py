@@ -84,8 +84,8 @@ class _Given:
         value = getattr(self, part)
         if value is None:
             raise ValueError(
-                f"The strategy {self.name!r} needs {part}=...: call make_strategy({self.name!r}, "
-                f"{part}=...)."
+                f"The strategy {self.name!r} needs {part}, which is given in Python: "
+                f"make_strategy({self.name!r}, {part}=...)."
             )
         return value
 
@@ -193,10 +193,10 @@ def make_strategy(
     """
     key = name.replace("-", "_")
     if key not in STRATEGIES:
-        near = difflib.get_close_matches(key, STRATEGIES, n=len(STRATEGIES), cutoff=0.0)
+        near = difflib.get_close_matches(key, STRATEGIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(
-            f"There is no strategy {name!r}; did you mean {near[0]!r}? "
-            f"Known strategies: {', '.join(near)}."
+            f"There is no strategy {name!r}{hint} Known strategies: {', '.join(STRATEGIES)}."
         )
     given = _Given(
         name=key,
