@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.adaptation.adapting import AdaptingSettings
-from nmg.checkpoint import MASKING, chosen_checkpoint
+from nmg.checkpoint import MASKING, chosen_checkpoint, write_text
+from nmg.comparison import finite
 from nmg.new_lm_command import training_texts
 from nmg.online import ADVERSARIAL
 from nmg.options import ConfigError, add_flags, build, differences, given_flags
@@ -132,8 +133,7 @@ def run(args: argparse.Namespace) -> int:
         "losses": losses,
         "preferences": diary.summaries(),
     }
-    text = json.dumps(record, indent=2).replace("NaN", "null")
-    (args.output / RECORD).write_text(text + "\n", encoding="utf-8")
+    write_text(args.output / RECORD, json.dumps(finite(record), indent=2) + "\n")
     print(f"after:  {after.loss:.3f} nats, {after.accuracy:.1f}% right (randomly masked tokens)")
     print(diary.table())
     print(f"The model is in {args.output}.")

@@ -213,7 +213,7 @@ def as_json(table: ComparisonTable) -> dict[str, Any]:
     for row in table.rows:
         versus = asdict(row.versus) if row.versus else None
         rows.append(
-            _finite(
+            finite(
                 {
                     "masking": row.name,
                     "means": dict(row.means),
@@ -235,9 +235,10 @@ def as_json(table: ComparisonTable) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same for JSON, which has no infinities and no NaN: they become null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
