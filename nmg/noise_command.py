@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nmg.comparison import ComparisonTable, as_text, tabulate
 from nmg.config import TrainingConfig, resolve_training
 from nmg.options import add_flags, given_flags, read_settings
 from nmg.statistics import false_alarm_rate, seeds_needed
@@ -18,6 +19,7 @@ from nmg.statistics import false_alarm_rate, seeds_needed
 EXAMPLES = """examples:
   nmg noise                                             the testbed
   nmg noise --task classification --dataset chemprot --model minilm --deals 4 --repeats 4
+  nmg noise --dataset easy --strategy none idf common --deals 8     is there anything to learn?
 """
 
 
@@ -27,8 +29,8 @@ def add_parser(subparsers: Any) -> None:
         "noise",
         help="measure the noise of the reward",
         description="Score pairs of random maskings several times, each time with other training "
-        "seeds, and see how much of a difference is due to the masks. The settings are those of "
-        "nmg train.",
+        "seeds, and see how much of a difference is due to the masks; or compare fixed strategies "
+        "with random masks. All on training data; the settings are those of nmg train.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -36,6 +38,14 @@ def add_parser(subparsers: Any) -> None:
     size = parser.add_argument_group("how much is measured")
     size.add_argument("--deals", type=int, default=6, help="pairs of maskings (default: 6)")
     size.add_argument("--repeats", type=int, default=5, help="scores of each (default: 5)")
+    size.add_argument(
+        "--strategy",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="instead, compare these with random masks, once on each deal",
+    )
     add_flags(parser, TrainingConfig)
     parser.set_defaults(run=run)
 
@@ -63,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from nmg.callbacks import EpisodeBar
     from nmg.training import prepare_process
 
-    if args.deals < 2 or args.repeats < 2:
+    if args.deals < 2 or (args.repeats < 2 and not args.strategy):
         raise ValueError(
             f"--deals is {args.deals} and --repeats {args.repeats}; noise needs at least 2 of both."
         )
@@ -71,21 +81,54 @@ def run(args: argparse.Namespace) -> int:
     config = resolve_training(given_flags(TrainingConfig, args), args.preset, from_file)
     prepare_process()
     on = training_stage(config.data, config.episode)
-    jobs = 2 * args.deals * args.repeats
+    if args.strategy and on.fragments:
+        raise ValueError("--strategy masks words; for fragments see nmg generation --placement.")
+    jobs = args.deals * (1 + len(args.strategy)) if args.strategy else 2 * args.deals * args.repeats
     bar = EpisodeBar(jobs, "score job")
     shop = open_workshop(on, config.data, bar=bar)
     started = time.perf_counter()
     try:
-        differences = measure(config, on, shop.executor, args.deals, args.repeats)
+        if args.strategy:
+            table = effects(config, on, shop.executor, args.deals, args.strategy)
+        else:
+            differences = measure(config, on, shop.executor, args.deals, args.repeats)
     finally:
         bar.close()
         shop.close()
+    if args.strategy:
+        print("\n" + as_text(table))
+        return 0
     pair = 2 * (time.perf_counter() - started) / jobs
     better = on.task.higher_is_better
     print(f"A pair of score jobs takes {pair:.3g} s here.\n")
     for metric, values_DR in differences.items():
         print(describe(metric, values_DR, better.get(metric, True), pair) + "\n")
     return 0
+
+
+def effects(
+    config: TrainingConfig, on: Any, executor: Any, deals: int, strategies: Sequence[str]
+) -> ComparisonTable:
+    """Fixed strategies against random masks, on training data: what a policy could learn."""
+    from nmg.evaluation import evaluate, seed_of
+    from nmg.maskings import strategy
+
+    dealt = [on.world.deal(seed_of(config.run.seed, "noise", number)) for number in range(deals)]
+    contexts = [context for deal in dealt for context in deal.contexts]
+    maskings = {"random": on.random}
+    maskings |= {name: strategy(name, on.world, contexts) for name in strategies}
+    scores = evaluate(
+        on.world,
+        dealt,
+        maskings,
+        executor,
+        budget=config.episode.budget,
+        settings=config.adaptation,
+        run=config.run.seed,
+    )
+    headline = on.task.headline
+    better = on.task.higher_is_better.get(headline, True)
+    return tabulate(scores, headline=headline, higher_is_better=better, unit="deals")
 
 
 def measure(

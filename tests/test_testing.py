@@ -158,3 +158,15 @@ def test_the_seeds_asked_for_make_the_sign_right_nine_times_in_ten():
         seen_N = true_N + rng.normal(size=len(true_N)) * 2.0 / count**0.5
         assert (np.mean(np.sign(seen_N) == np.sign(true_N)) >= 0.9) == enough
     assert seeds_for_sign(Noise(seeds=2.0, masks=0.0, wrong_sign=0.5)) is None
+
+
+def test_fixed_strategies_are_compared_with_random_on_training_data(run, capsys):
+    arguments = ["noise", "--config", str(run / "resolved.yaml"), "--deals", "2", "--repeats", "0"]
+    capsys.readouterr()
+    assert main([*arguments, "--strategy", "none", "idf"]) == 0
+    printed = capsys.readouterr().out
+    first, second = printed.strip().split("\n\n")[:2]
+    assert [line.split()[0] for line in first.splitlines()[2:]] == ["random", "none", "idf"]
+    assert "nll - random" in second
+    assert main(arguments) == 2
+    assert "--repeats 0" in capsys.readouterr().err
