@@ -16,22 +16,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from report_tables import table
 
+from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.jobs import Feature
 from envs.adaptation.scorer import Scorer
 from envs.models.runtime import tune_runtime
 from envs.text_world import example_stratum, stratified_sample
 from nmg.assembly import training_stage
 from nmg.config import resolve_training
-from nmg.evaluation import masking_job, seed_of
-from nmg.noise_command import noise_of
+from nmg.noise_command import measure, noise_of
 
 DRAWS = 300
 Rows = list[tuple[Feature, np.ndarray]]
@@ -88,75 +87,54 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="chemprot")
     parser.add_argument("--headline", default="accuracy")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 100, 200, 400, 800])
+    parser.add_argument("--whole", type=int, default=2000, help="examples held (default: 2000)")
     parser.add_argument("--deals", type=int, default=3, help="pairs of maskings (default: 3)")
     parser.add_argument("--repeats", type=int, default=3, help="training seeds (default: 3)")
     args = parser.parse_args(argv)
     tune_runtime(threads=1)
     flags = {"task": args.task, "dataset": args.dataset, "model": "minilm", "precision": "bf16"}
-    flags |= {"held_out": 0.5, "score_examples": 2000, "contexts": 60, "train_examples": 200}
+    flags |= {"held_out": 0.5, "score_examples": args.whole, "finetune_seeds": 1}
+    flags |= {"contexts": 60, "train_examples": 200}
     config = resolve_training(flags, "classification" if args.task == "classification" else None)
     stage = training_stage(config.data, config.episode)
     task = Recorder(stage.task)
-    scorer = Scorer(stage.scorer.language_model, task)
-    settings = replace(config.adaptation, finetune_seeds=1)
-    cost: dict[str, int] = defaultdict(int)
-    for number in range(args.deals):
-        deal = stage.world.deal(seed_of(config.run.seed, "reward set", number))
-        pair = [
-            masking_job(
-                stage.world,
-                deal,
-                stage.random,
-                name=name,
-                budget=config.episode.budget,
-                settings=settings,
-                run=config.run.seed,
-                number=number,
-            )
-            for name in ("one", "other")
-        ]
-        for repeat in range(args.repeats):
-            seed = seed_of(config.run.seed, f"reward set/{number}", repeat)
-            for job in pair:
-                score = scorer(replace(job, seed=int(seed.generate_state(1)[0])))
-                for stream, tokens in score.cost.items():
-                    cost[stream] += tokens
-            print(f"pair {number}, seed {repeat} done", file=sys.stderr, flush=True)
-    report(args, task, cost)
+    executor = SerialExecutor(Scorer(stage.scorer.language_model, task, progress))
+    differences = measure(config, stage, executor, args.deals, args.repeats)
+    cost: Counter[str] = Counter()
+    for score in executor.scores.values():
+        cost.update(score.cost)
+    for metric in (args.headline, "nll"):
+        report(task, metric, noise_of(differences[metric]).seeds, cost, args.sizes)
     return 0
 
 
-def report(args: argparse.Namespace, task: Recorder, cost: dict[str, int]) -> None:
-    """Print a table for the headline and one for the likelihood."""
+def progress(phase: str, step: int, steps: int) -> None:
+    """A line for each job that ends."""
+    if phase == "evaluation" and step == steps:
+        print("a job done", file=sys.stderr, flush=True)
+
+
+def report(
+    task: Recorder, metric: str, seeds: float, cost: Counter[str], sizes: Sequence[int]
+) -> None:
+    """Print the table of a metric, whose rewards vary by ``seeds`` over training seeds."""
     runs, whole = task.outputs, len(task.outputs[0])
     strata = [example_stratum(rows[0][0].example) for rows in runs[0]]
-    training = 3 * (cost["pretrain_tokens"] + cost["finetune_tokens"]) / len(runs)
+    training = 3 * (cost["pretrain_tokens"] + cost["finetune_tokens"])
     rng = np.random.default_rng(0)
-    for metric in (args.headline, "nll"):
-        every = rewards(task.task, runs, range(whole), metric)
-        seeds = noise_of(every.reshape(args.deals, args.repeats)).seeds
-        rows = [["examples", "added, in proportion", "added, alike", "together", "evaluation"]]
-        for size in (s for s in args.sizes if s < whole):
-            share = size / whole
-            # Each pair is resampled with its companion: the same examples on both sides.
-            kept = added(
-                task.task, runs, lambda n=size: stratified_sample(strata, n, rng), metric, share
-            )
-            alike = added(
-                task.task, runs, lambda n=size: rng.choice(whole, n, replace=False), metric, share
-            )
-            tokens = cost["eval_tokens"] / len(runs) * share
-            rows.append(
-                [
-                    str(size),
-                    f"{kept:.3g}",
-                    f"{alike:.3g}",
-                    f"{np.hypot(kept, seeds):.3g}",
-                    f"{100 * tokens / (tokens + training):.0f}%",
-                ]
-            )
-        print(f"\n{metric}: sd of a reward over training seeds {seeds:.3g}; {whole} examples held")
-        print("\n".join(table(rows)))
+    rows = [["examples", "added, in proportion", "added, alike", "together", "evaluation"]]
+    for size in (size for size in sizes if size < whole):
+        ways: list[Callable[[], Sequence[int]]] = [
+            lambda n=size: stratified_sample(strata, n, rng),
+            lambda n=size: rng.choice(whole, n, replace=False),
+        ]
+        share = size / whole
+        kept, alike = (added(task.task, runs, draw, metric, share) for draw in ways)
+        evaluation = cost["eval_tokens"] * share
+        figures = [f"{sd:.3g}" for sd in (kept, alike, np.hypot(kept, seeds))]
+        rows.append([str(size), *figures, f"{evaluation / (evaluation + training):.0%}"])
+    print(f"\n{metric}: sd of a reward over training seeds {seeds:.3g}; {whole} examples held")
+    print("\n".join(table(rows)))
 
 
 if __name__ == "__main__":
