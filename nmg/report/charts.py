@@ -11,6 +11,8 @@ from html import escape
 
 from nmg.comparison import ComparisonTable
 
+NAME_CHARACTER = 8
+"""Room for a letter of a masking's name, in bold."""
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760, 64, 16, 14, 44
 SERIES = 6
 """Colours the page knows."""
@@ -82,7 +84,7 @@ def interval_chart(table: ComparisonTable) -> str:
         spread += [row.versus.low, row.versus.high]
     spread = [value for value in spread if math.isfinite(value)]
     x_ticks = ticks(min([0.0, *spread]), max([0.0, *spread]), 7)
-    step, left = 34, 150
+    step, left = 34, max(150, NAME_CHARACTER * max(len(row.name) for row in rows) + 20)
     height = TOP + step * len(rows) + BOTTOM
     x_of = _scale(x_ticks, left, WIDTH - RIGHT)
     parts = [_grid(x_ticks, [], x_of, x_of, height)]
