@@ -86,24 +86,29 @@ def run(args: argparse.Namespace) -> int:
     jobs = args.deals * (1 + len(args.strategy)) if args.strategy else 2 * args.deals * args.repeats
     bar = EpisodeBar(jobs, "score job")
     shop = open_workshop(on, config.data, bar=bar)
-    started = time.perf_counter()
     try:
         if args.strategy:
-            table = effects(config, on, shop.executor, args.deals, args.strategy)
+            found = as_text(effects(config, on, shop.executor, args.deals, args.strategy))
         else:
-            differences = measure(config, on, shop.executor, args.deals, args.repeats)
+            found = noise_text(config, on, shop.executor, args.deals, args.repeats)
     finally:
         bar.close()
         shop.close()
-    if args.strategy:
-        print("\n" + as_text(table))
-        return 0
-    pair = 2 * (time.perf_counter() - started) / jobs
-    better = on.task.higher_is_better
-    print(f"A pair of score jobs takes {pair:.3g} s here.\n")
-    for metric, values_DR in differences.items():
-        print(describe(metric, values_DR, better.get(metric, True), pair) + "\n")
+    print("\n" + found)
     return 0
+
+
+def noise_text(config: TrainingConfig, on: Any, executor: Any, deals: int, repeats: int) -> str:
+    """What is to be said of the noise of every metric."""
+    started = time.perf_counter()
+    differences = measure(config, on, executor, deals, repeats)
+    pair = (time.perf_counter() - started) / (deals * repeats)
+    better = on.task.higher_is_better
+    parts = [
+        describe(metric, values_DR, better.get(metric, True), pair)
+        for metric, values_DR in differences.items()
+    ]
+    return "\n\n".join([f"A pair of score jobs takes {pair:.3g} s here.", *parts])
 
 
 def effects(
