@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForMaskedLM
 
 from envs.adaptation.jobs import ScoreJob
@@ -62,10 +63,14 @@ class StockModel:
         batch, real_BL = self._batch(sequences, token_types)
         return self.model.base_model(**batch).last_hidden_state[real_BL]
 
-    def masked_logits(self, sequences: Sequence[np.ndarray], positions: np.ndarray) -> Tensor:
-        """Vocabulary logits at some of the tokens, (M, V), out of all."""
+    def masked_losses(
+        self, sequences: Sequence[np.ndarray], positions: np.ndarray, targets: np.ndarray
+    ) -> Tensor:
+        """Cross-entropy at some of the tokens, (M,), out of the logits at all."""
         batch, real_BL = self._batch(sequences, None)
-        return self.model(**batch).logits[real_BL][torch.from_numpy(positions)]
+        logits_MV = self.model(**batch).logits[real_BL][torch.from_numpy(positions)]
+        targets_M = torch.from_numpy(targets.astype(np.int64))
+        return cross_entropy(logits_MV, targets_M, reduction="none")
 
     def _batch(self, sequences: Sequence[np.ndarray], token_types: Any) -> tuple[Any, Tensor]:
         for _ in range(self.draws):

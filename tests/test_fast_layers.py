@@ -9,7 +9,9 @@ from torch import nn
 from envs.models.attention import PackedLayout, packed_attention
 from envs.models.dropout import FastDropout, draw_dropped, fast_dropout, zero_places
 from envs.models.flat import FlatParameters
+from envs.models.rounding import rounded
 from envs.models.standing import StandingEmbedding, StandingLinear, use_standing_gradients
+from envs.models.token_losses import token_losses
 
 LONG, SHORT = (50, 61, 40), (5, 9, 3, 9)
 HEADS, WIDTH, RATE = 2, 8, 0.3
@@ -17,15 +19,14 @@ HEADS, WIDTH, RATE = 2, 8, 0.3
 
 def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
     """Sequence by sequence in plain operations, the same elements dropped."""
-    layout = PackedLayout(lengths)
-    size = max(lengths) if layout.short else None
-    sizes = [HEADS * (size or n) ** 2 for n in lengths]
+    widths = [rounded(max(lengths) if PackedLayout(lengths).short else n) for n in lengths]
+    sizes = [HEADS * width**2 for width in widths]
     kept = zero_places(torch.ones(sum(sizes)), draw_dropped(sum(sizes), rate)).split(sizes)
     outputs, start = [], 0
-    for n, keep in zip(lengths, kept, strict=True):
+    for n, width, keep in zip(lengths, widths, kept, strict=True):
         q, k, v = (x[0, :, start : start + n] for x in qkv)
         weights = torch.softmax(q @ k.transpose(1, 2) * WIDTH**-0.5, dim=-1)
-        keep = keep.view(HEADS, size or n, size or n)[:, :n, :n]
+        keep = keep.view(HEADS, width, width)[:, :n, :n]
         outputs.append((weights * keep / (1 - rate)) @ v)
         start += n
     return torch.cat(outputs, dim=1).transpose(0, 1)[None]
@@ -33,11 +34,12 @@ def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("lengths", [LONG, SHORT, (70,)], ids=["long", "short", "one"])
 @pytest.mark.parametrize("rate", [0.0, RATE])
-def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate) -> None:
+@pytest.mark.parametrize("filling", [0, 3])
+def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate, filling) -> None:
     layout = PackedLayout(lengths)
     assert layout.short == (lengths == SHORT)
     torch.manual_seed(0)
-    shape = (1, sum(lengths), HEADS, WIDTH)
+    shape = (1, sum(lengths) + filling, HEADS, WIDTH)
     qkv = [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
     upstream = torch.randn(shape)
 
@@ -46,10 +48,20 @@ def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate
     torch.manual_seed(1)
     expected = plain_attention(qkv, lengths, rate)
 
+    assert not got[:, sum(lengths) :].any()
+    got, upstream = got[:, : sum(lengths)], upstream[:, : sum(lengths)]
     torch.testing.assert_close(got, expected)
     gradients = torch.autograd.grad(got, qkv, upstream)
     for ours, theirs in zip(gradients, torch.autograd.grad(expected, qkv, upstream), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_lengths_are_rounded_to_few_that_are_little_longer() -> None:
+    for parts in (8, 32):
+        found = [rounded(n, parts) for n in range(1, 4097)]
+        assert all(n <= r < n * (1 + 1 / parts) + 8 and r % 8 == 0 for n, r in enumerate(found, 1))
+        assert len(set(found)) <= parts * 12  # there are twelve powers of two
+        assert found == sorted(found)
 
 
 def test_dropout_keeps_its_rate_its_mean_and_its_gradient() -> None:
@@ -131,3 +143,16 @@ def test_layers_without_a_standing_buffer_train_as_usual() -> None:
         model(ids).sum().backward()
     for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_token_losses_are_the_cross_entropy_of_the_rows_that_count() -> None:
+    torch.manual_seed(0)
+    for spread in (1.0, 40.0):  # in the second, single tokens take all of the probability
+        logits = (spread * torch.randn(9, 500)).requires_grad_()
+        targets, weights = torch.randint(0, 500, (7,)), torch.rand(7)
+        got = token_losses(logits, targets)
+        expected = nn.functional.cross_entropy(logits[:7], targets, reduction="none")
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+        (ours,) = torch.autograd.grad((got * weights).sum(), logits)
+        (theirs,) = torch.autograd.grad((expected * weights).sum(), logits)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch.nn import functional as F
 
 from envs.models.language_model import LanguageModel
 from envs.models.loading import ModelNotFoundError, load_language_model
@@ -94,8 +93,7 @@ def plain_loss(plain, sequences, labels) -> torch.Tensor:
 def our_loss(lm, sequences, labels) -> torch.Tensor:
     label_T = np.concatenate(labels)
     positions = np.flatnonzero(label_T != -100)
-    logits_MV = lm.masked_logits(sequences, positions)
-    return F.cross_entropy(logits_MV, torch.from_numpy(label_T[positions]))
+    return lm.masked_losses(sequences, positions, label_T[positions]).mean()
 
 
 @pytest.mark.parametrize("architecture", [*PACKING, *PADDED])

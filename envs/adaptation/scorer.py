@@ -75,10 +75,8 @@ class Scorer:
             sequences = [corrupted[i] for i in rows]
             label_T = np.concatenate([labels[i] for i in rows])
             positions = np.flatnonzero(label_T != -100)
-            logits_MV = lm.masked_logits(sequences, positions)
-            target_M = torch.from_numpy(label_T[positions].astype(np.int64)).to(lm.device)
             cost["pretrain_tokens"] += len(label_T)
-            return nn.functional.cross_entropy(logits_MV, target_M)
+            return lm.masked_losses(sequences, positions, label_T[positions]).mean()
 
         batches = list(
             shuffled_batches(len(chosen), settings.pretrain_batch, settings.pretrain_epochs, rng)

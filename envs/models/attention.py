@@ -30,16 +30,22 @@ import torch
 from torch import Tensor, nn
 
 from envs.models.dropout import draw_dropped, zero_places
+from envs.models.rounding import rounded
 
 PACKED = "nmg_packed"
 SHORT = 48
 """Below this mean length sequences are attended to as one padded block: launching the kernels for
 each of them would cost more than the padding."""
+NEGLIGIBLE = -1e9
+"""Score of a key that is not there."""
 
 
 @dataclass
 class PackedLayout:
     """Where the sequences of a packed batch lie; built once a batch, used by every layer.
+
+    The row may be longer: what follows the last sequence is filling, which belongs to none and is
+    attended to by none.
 
     Attributes:
         lengths: tokens of each sequence.
@@ -49,23 +55,33 @@ class PackedLayout:
     _block: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     @property
+    def tokens(self) -> int:
+        """Of all sequences, without the filling."""
+        return sum(self.lengths)
+
+    @property
     def short(self) -> bool:
-        return len(self.lengths) > 1 and sum(self.lengths) < SHORT * len(self.lengths)
+        return len(self.lengths) > 1 and self.tokens < SHORT * len(self.lengths)
 
     def cut(self, x_THD: Tensor, factor: float = 1.0) -> list[Tensor]:
         """Copies of the sequences times a factor, contiguous, in float32.
 
-        Each (H, n, D); short sequences as one padded block (N * H, Lmax, D).
+        Each (H, rounded(n), D), zeros at the end; short sequences as one padded block
+        (N * H, rounded(Lmax), D).
         """
+        _, heads, width = x_THD.shape
         if not self.short:
-            pieces = [
-                torch.empty(view.shape, dtype=torch.float32, device=view.device).copy_(view)
-                for view in self._views(x_THD)
-            ]
+            pieces = []
+            for view in self._views(x_THD):
+                length = view.shape[1]
+                piece = view.new_empty((heads, rounded(length), width), dtype=torch.float32)
+                piece[:, :length] = view
+                piece[:, length:] = 0
+                pieces.append(piece)
         else:
-            rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), x_THD.shape
+            rows, longest = len(self.lengths), rounded(max(self.lengths))
             block = x_THD.new_zeros((rows * longest, heads, width), dtype=torch.float32)
-            block.index_copy_(0, self.block()[0], x_THD.float())
+            block.index_copy_(0, self.block()[0], x_THD[: self.tokens].float())
             block = block.view(rows, longest, heads, width).transpose(1, 2)
             pieces = [block.reshape(rows * heads, longest, width)]
         return pieces if factor == 1 else [piece.mul_(factor) for piece in pieces]
@@ -76,29 +92,34 @@ class PackedLayout:
         return [x_THD[a:b].transpose(0, 1) for a, b in zip(starts, ends, strict=False)]
 
     def paste(self, pieces: Sequence[Tensor], out_THD: Tensor) -> Tensor:
-        """What ``cut`` gave, put together again."""
+        """What ``cut`` gave, put together again; zeros at the filling."""
+        out_THD[self.tokens :] = 0
         if not self.short:
             for place, piece in zip(self._views(out_THD), pieces, strict=True):
-                place.copy_(piece)
+                place.copy_(piece[:, : place.shape[1]])
             return out_THD
-        rows, longest, (_, heads, width) = len(self.lengths), max(self.lengths), out_THD.shape
+        rows, longest = len(self.lengths), rounded(max(self.lengths))
+        _, heads, width = out_THD.shape
         block = pieces[0].view(rows, heads, longest, width).transpose(1, 2)
         block = block.reshape(rows * longest, heads, width)
-        return torch.index_select(block, 0, self.block()[0], out=out_THD)
+        torch.index_select(block, 0, self.block()[0], out=out_THD[: self.tokens])
+        return out_THD
 
-    def masked(self, scores: Tensor) -> Tensor:
-        """Scores of a piece (G, n, n), those of padding made negligible in place."""
+    def masked(self, scores: Tensor, number: int) -> Tensor:
+        """Scores of a piece (G, n, n), those of keys that pad it made negligible in place."""
         if self.short:
             bias = self.block()[1]
             scores.view(len(bias), -1, *scores.shape[1:]).add_(bias)
+        else:
+            scores[:, :, self.lengths[number] :] = NEGLIGIBLE
         return scores
 
     def block(self) -> tuple[Tensor, Tensor]:
         """Where each token is in the padded block, (T,), and the block's bias (N, 1, 1, Lmax)."""
         if self._block is None:
             lengths = np.asarray(self.lengths)
-            real = np.arange(lengths.max()) < lengths[:, None]
-            bias = np.where(real, 0.0, -1e9).astype(np.float32)[:, None, None, :]
+            real = np.arange(rounded(lengths.max())) < lengths[:, None]
+            bias = np.where(real, 0.0, NEGLIGIBLE).astype(np.float32)[:, None, None, :]
             self._block = torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(bias)
         return self._block
 
@@ -154,8 +175,9 @@ class _Attention(torch.autograd.Function):
         trains = any(ctx.needs_input_grad)
         outputs, saved = [], []
         with torch.autocast(query_THD.device.type, enabled=False):
-            for (q, k, v), places in zip(pieces, drops, strict=True):
-                weights = torch.softmax(layout.masked(torch.bmm(q, k.transpose(1, 2))), dim=-1)
+            for number, ((q, k, v), places) in enumerate(zip(pieces, drops, strict=True)):
+                scores = layout.masked(torch.bmm(q, k.transpose(1, 2)), number)
+                weights = torch.softmax(scores, dim=-1)
                 kept = zero_places(weights.clone(), places) if len(places) else weights
                 outputs.append(torch.bmm(kept, v))
                 if trains:

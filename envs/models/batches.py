@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from envs.models.attention import PackedLayout
 from envs.models.padding import padded_length
+from envs.models.rounding import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+PARTS = 32
+"""Allowed lengths of a packed row to each power of two. Every layer computes its filling."""
 
 
 class Batches:
@@ -39,16 +43,24 @@ class Batches:
     def packed(
         self, sequences: Sequence[np.ndarray], token_types: Sequence[np.ndarray] | None
     ) -> dict[str, Any]:
-        """All sequences one after another, as one row (1, T), with the layout attention needs."""
+        """All sequences one after another, as one row, with the layout attention needs.
+
+        Each (1, T'), T' the sum of the lengths and some filling.
+        """
         lengths = [len(ids) for ids in sequences]
-        positions = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
+        filling = rounded(sum(lengths), PARTS) - sum(lengths)
+        pad = np.full(filling, self._config.pad_token_id or 0, dtype=np.int64)
+        zeros = np.zeros(filling, dtype=np.int64)
+        positions = np.concatenate([*(np.arange(n, dtype=np.int64) for n in lengths), zeros])
         batch = {
-            "input_ids": self.tensor(np.concatenate(sequences))[None],
+            "input_ids": self.tensor(np.concatenate([*sequences, pad]))[None],
             "position_ids": self.tensor(positions + self.position_offset)[None],
             "layout": PackedLayout(lengths),
         }
         if self._takes_token_types:
-            types = positions * 0 if token_types is None else np.concatenate(token_types)
+            types = positions * 0
+            if token_types is not None:
+                types = np.concatenate([*token_types, zeros])
             batch["token_type_ids"] = self.tensor(types)[None]
         return batch
 

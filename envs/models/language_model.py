@@ -28,8 +28,10 @@ from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.padding import fixed_length
 from envs.models.quiet import quiet
+from envs.models.rounding import rounded
 from envs.models.runtime import Precision, choose_precision
 from envs.models.standing import use_standing_gradients
+from envs.models.token_losses import token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -153,7 +155,9 @@ class LanguageModel:
         batch = self._batches.packed(sequences, token_types) if self.packs else None
         with self.autocast():
             if batch is not None:
-                hidden_TD = getattr(self._encoder(**batch), self._states)[0]
+                hidden_TD = getattr(self._encoder(**batch), self._states)[
+                    0, : batch["layout"].tokens
+                ]
             else:
                 padded = self._batches.padded(sequences, token_types)
                 hidden_BLD = getattr(self._encoder(**padded), self._states)
@@ -200,6 +204,20 @@ class LanguageModel:
         with self.autocast():
             logits_BLV = self.model(**padded).logits
         return logits_BLV[padded["attention_mask"].bool()].index_select(0, where).float()
+
+    def masked_losses(
+        self, sequences: Sequence[np.ndarray], positions: np.ndarray, targets: np.ndarray
+    ) -> Tensor:
+        """Cross-entropy at some positions, in nats, (M,) float32.
+
+        Args:
+            sequences: token ids, each (n,).
+            positions: int64 (M,), positions in the sequences laid one after another.
+            targets: the right token ids, (M,).
+        """
+        filling = rounded(len(positions)) - len(positions)
+        logits_MV = self.masked_logits(sequences, np.pad(positions, (0, filling)))
+        return token_losses(logits_MV, self._batches.tensor(targets))
 
     def head_logits(self, hidden_MD: Tensor) -> Tensor:
         """The masked-LM head alone, on given states.

@@ -15,10 +15,10 @@ import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
 
-PRIMITIVES = "64"
-"""Kernels that oneDNN keeps compiled. It keeps 1024 by default, one for each shape of a product:
-with packed batches hardly two shapes are equal, and what is kept lies scattered between the freed
-activations and pins them."""
+PRIMITIVES = "512"
+"""Kernels that oneDNN keeps compiled, one for each shape of a product. Lengths are rounded
+(``rounding.py``), so that this many serve; more, as it keeps by default, lie scattered between the
+freed activations and pin them."""
 EXACT = 2e-6
 """Largest relative error of a matrix product that still counts as float32 (usual: 3e-7)."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3

@@ -1,0 +1,43 @@
+"""Cross-entropy over a vocabulary in two passes of one buffer.
+
+The library's way writes three tensors of the logits' size: log-probabilities, their gradient (zeros
+but for one place a row) and the logits' gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def token_losses(logits_MV: Tensor, targets_K: Tensor) -> Tensor:
+    """Cross-entropy of the first K rows, in nats, (K,); rows beyond them count for nothing.
+
+    Equals ``F.cross_entropy(logits_MV[:K], targets_K, reduction="none")`` to rounding. Its gradient
+    can be taken once.
+    """
+    return _TokenLosses.apply(logits_MV, targets_K)
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_MV: Tensor, targets_K: Tensor) -> Tensor:
+        probabilities_MV = torch.softmax(logits_MV, dim=-1)
+        # From the most probable token, whose probability is never lost to rounding.
+        top_K1, where_K1 = probabilities_MV[: len(targets_K)].max(dim=-1, keepdim=True)
+        chosen_K1 = logits_MV[: len(targets_K)].gather(1, targets_K[:, None])
+        normaliser_K1 = logits_MV[: len(targets_K)].gather(1, where_K1) - top_K1.log()
+        ctx.probabilities_MV, ctx.targets_K = probabilities_MV, targets_K
+        return (normaliser_K1 - chosen_K1)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, None]:
+        # Taken, so that a second pass fails: this one overwrites the probabilities.
+        probabilities_MV, ctx.probabilities_MV = ctx.probabilities_MV, None
+        count = len(grad_K)
+        probabilities_MV[count:] = 0
+        probabilities_MV[:count].mul_(grad_K[:, None])
+        probabilities_MV[:count].scatter_add_(1, ctx.targets_K[:, None], -grad_K[:, None])
+        return probabilities_MV, None
