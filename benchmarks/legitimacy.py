@@ -16,6 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ class StockModel:
         del pad_to
         batch, real_BL = self._batch(sequences, token_types)
         return self.model.base_model(**batch).last_hidden_state[real_BL]
+
+    def trained(self, sequences: Any, weight_decay: float) -> Any:
+        """All weights."""
+        del sequences, weight_decay
+        return nullcontext(self.flat)
 
     def masked_losses(
         self, sequences: Sequence[np.ndarray], positions: np.ndarray, targets: np.ndarray

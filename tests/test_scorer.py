@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 
@@ -155,6 +156,39 @@ def test_training_steps_are_those_of_a_plain_loop(lm, job, tiny_masked_lm) -> No
     ours = dict(lm.model.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_fine_tuning_leaves_the_rows_of_tokens_that_do_not_occur_and_no_other_trace(
+    lm, job, monkeypatch
+) -> None:
+    """Against an optimiser that steps every weight."""
+    before, scorer = lm.snapshot(), Scorer(lm, IsQuestion())
+    job = replace(job, masks=None, settings=replace(SETTINGS, finetune_seeds=1))
+    score, rows = scorer(job), lm.snapshot()
+    monkeypatch.setattr(lm, "trained", lambda *args: contextlib.nullcontext(lm.flat))
+    dense, all_weights = scorer(job), lm.snapshot()
+
+    assert score.metrics["nll"] == pytest.approx(dense.metrics["nll"], rel=1e-5)
+    torch.testing.assert_close(rows, all_weights, rtol=1e-4, atol=1e-5)
+    lm.restore(rows)
+    unread = np.setdiff1d(
+        np.arange(lm.vocab_size), np.concatenate([f.input_ids for f in job.train])
+    )
+    after = lm.embeddings(unread)
+    lm.restore(before)
+    assert len(unread)
+    assert torch.equal(after, lm.embeddings(unread))
+    assert not torch.equal(rows, before)
+
+
+def test_weight_decay_reaches_every_row(lm, job) -> None:
+    before, scorer = lm.snapshot(), Scorer(lm, IsQuestion())
+    settings = replace(SETTINGS, finetune_seeds=1, weight_decay=0.1)
+    scorer(replace(job, masks=None, settings=settings))
+    tokens = np.setdiff1d(np.arange(lm.vocab_size), [lm.tokenizer.pad_token_id])  # zeros
+    after = lm.embeddings(tokens)
+    lm.restore(before)
+    assert (after != lm.embeddings(tokens)).any(dim=1).all()
 
 
 def test_kept_weights_are_where_the_next_job_starts(lm, job) -> None:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from envs.adaptation.jobs import BASE, AdaptationSettings, Feature, Progress, Score, ScoreJob, Task
+from envs.models.flat import FlatParameters
 from envs.models.language_model import LanguageModel
+from envs.models.token_rows import TokenRows
 from envs.text.corruption import corrupt
 
 PRETRAIN, FINETUNE = 0, 1
@@ -127,7 +129,9 @@ class Scorer:
                     len(job.train), settings.finetune_batch, settings.finetune_epochs, rng
                 )
             )
-            self._train("fine-tuning", batches, loss, settings.finetune_lr, settings, head, cost)
+            lr, sequences = settings.finetune_lr, [f.input_ids for f in job.train]
+            with lm.trained(sequences, settings.weight_decay) as weights:
+                self._train("fine-tuning", batches, loss, lr, settings, head, cost, weights)
         return self._evaluate(job, head, cost)
 
     def _evaluate(self, job: ScoreJob, head: nn.Module, cost: dict[str, int]) -> dict[str, float]:
@@ -168,17 +172,18 @@ class Scorer:
         settings: AdaptationSettings,
         head: nn.Module | None,
         cost: dict[str, int],
+        weights: FlatParameters | TokenRows | None = None,
     ) -> np.ndarray:
-        """AdamW with a clipped gradient, as BERT is fine-tuned."""
-        lm = self.language_model
-        lm.model.train()
+        """AdamW with a clipped gradient, as BERT is fine-tuned; of all weights by default."""
+        weights = weights or self.language_model.flat
+        self.language_model.model.train()
         others = [] if head is None else list(head.train().parameters())
-        parameters = [lm.flat.parameter, *others]
-        optimizer = lm.flat.adamw(lr, weight_decay=settings.weight_decay, others=others)
+        parameters = [*weights.parameters, *others]
+        optimizer = weights.adamw(lr, weight_decay=settings.weight_decay, others=others)
         values = np.zeros(len(batches))
         for step, rows in enumerate(batches):
             optimizer.param_groups[0]["lr"] = lr * self.schedule(step / len(batches))
-            lm.flat.zero_grad()
+            weights.zero_grad()
             if head is not None:
                 head.zero_grad()
             loss = loss_of(rows)

@@ -7,7 +7,7 @@ small model, and to write them anew costs more in page faults than the arithmeti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,22 @@ class FlatParameters:
     def weights(self) -> Tensor:
         return self.parameter.data
 
+    @property
+    def grad(self) -> Tensor:
+        """All gradients, (P,)."""
+        assert self.parameter.grad is not None
+        return self.parameter.grad
+
+    def part(self, where: slice) -> nn.Parameter:
+        """Some of the weights and their gradients, as a parameter of the same memory."""
+        part = nn.Parameter(self.weights[where])
+        part.grad = self.grad[where]
+        return part
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.parameter]
+
     def adamw(
         self, lr: float, *, weight_decay: float = 0.0, others: Iterable[nn.Parameter] = ()
     ) -> torch.optim.AdamW:
@@ -48,16 +64,25 @@ class FlatParameters:
 
         Only the newest optimiser of these weights may be used.
         """
-        optimizer = torch.optim.AdamW(
-            [self.parameter, *others], lr=lr, weight_decay=weight_decay, fused=True
-        )
+        return self.adamw_of([(self.parameter, slice(None))], lr, weight_decay, others)
+
+    def adamw_of(
+        self,
+        parts: Sequence[tuple[nn.Parameter, slice]],
+        lr: float,
+        weight_decay: float,
+        others: Iterable[nn.Parameter],
+    ) -> torch.optim.AdamW:
+        """The same for parameters whose moments are to lie at these places of the buffers."""
+        parameters = [*(parameter for parameter, _ in parts), *others]
+        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
         if self._moments is None:
             self._moments = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        first, second = (moment.zero_() for moment in self._moments)
-        step = torch.zeros((), dtype=torch.float32, device=first.device)
-        optimizer.state[self.parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+        for parameter, where in parts:
+            first, second = (moment[where].zero_().view_as(parameter) for moment in self._moments)
+            step = torch.zeros((), dtype=torch.float32, device=first.device)
+            optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
         return optimizer
 
     def zero_grad(self) -> None:
-        assert self.parameter.grad is not None
-        self.parameter.grad.zero_()
+        self.grad.zero_()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from envs.models.rounding import rounded
 from envs.models.runtime import Precision, choose_precision
 from envs.models.standing import use_standing_gradients
 from envs.models.token_losses import token_losses
+from envs.models.token_rows import TokenRows, readers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -111,6 +112,21 @@ class LanguageModel:
     def restore(self, weights: Tensor) -> None:
         """Put a snapshot back, by one copy into the standing buffer."""
         self.flat.weights.copy_(weights)
+
+    def trained(
+        self, sequences: Sequence[np.ndarray], weight_decay: float = 0.0
+    ) -> AbstractContextManager[FlatParameters | TokenRows]:
+        """The weights that a stage changes that reads some sequences and predicts no words.
+
+        Of the token embedding the rows that occur, where the architecture only looks them up and
+        nothing decays; else all weights. The head may not be asked while this is open.
+        """
+        embeddings = readers(self._encoder, self._embedding.weight)
+        if not embeddings or weight_decay or self.device.type != "cpu":
+            return nullcontext(self.flat)
+        filling = np.array([self.model.config.pad_token_id or 0])
+        ids = self._batches.tensor(np.concatenate([filling, *sequences]))
+        return TokenRows(self.flat, embeddings, ids)
 
     @property
     def embedding_width(self) -> int:

@@ -41,7 +41,15 @@ class StandingEmbedding(nn.Embedding):
     rows that a batch touches.
     """
 
+    rows: tuple[nn.Parameter, Tensor] | None = None
+    """A copy of the rows in use, (R, D), to be read and trained instead, and every token's place in
+    it, (V,); see ``token_rows.py``."""
+
     def forward(self, input: Tensor) -> Tensor:
+        if self.rows is not None:
+            rows_RD, places_V = self.rows
+            padding = None if self.padding_idx is None else int(places_V[self.padding_idx])
+            return _Lookup.apply(rows_RD, places_V[input], padding)
         if _stands(self):
             return _Lookup.apply(self.weight, input, self.padding_idx)
         return super().forward(input)
