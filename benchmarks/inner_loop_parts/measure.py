@@ -73,8 +73,9 @@ def _warm(side: Side, workload: Workload, is_scaled: bool) -> dict[str, Any]:
         "scaled": is_scaled,
         "first_loss": side.ask("first_loss", small),
     }
-    # A process runs thousands of jobs: its first, which fetches memory, is not what a job costs.
-    side.ask("run", small if is_scaled else workload)
+    # A process runs thousands of jobs; its first, which fetch memory, are not what a job costs.
+    for _ in range(2):
+        side.ask("run", small if is_scaled else workload)
     return found
 
 
