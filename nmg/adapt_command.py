@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,8 +22,10 @@ from nmg.options import ConfigError, add_flags, build, differences, given_flags
 
 if TYPE_CHECKING:
     from agents.mask_statistics import MaskStatistics
+    from envs.adaptation.jobs import Progress
     from envs.models.language_model import LanguageModel
     from envs.text.corpus import Context, Corpus
+    from nmg.step_forecast import StepForecast
 
 EXAMPLES = """examples:
   nmg adapt --model minilm --corpus domain.txt --strategy idf --output models/domain
@@ -117,6 +121,9 @@ def run(args: argparse.Namespace) -> int:
         f"before: {before.loss:.3f} nats, {before.accuracy:.1f}% right",
         flush=True,
     )
+    predicted = _forecast(lm, corpus, policy, config.training)
+    print(predicted, flush=True)
+    started = time.perf_counter()
     diary = _Diary(corpus, len(lm.tokenizer), config.training)
     with progress_bar() as progress:
         losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=diary)
@@ -136,8 +143,28 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.output / RECORD, json.dumps(finite(record), indent=2) + "\n")
     print(f"after:  {after.loss:.3f} nats, {after.accuracy:.1f}% right (randomly masked tokens)")
     print(diary.table())
-    print(f"The model is in {args.output}.")
+    print(f"{predicted.against(time.perf_counter() - started)} The model is in {args.output}.")
     return 0
+
+
+def _forecast(
+    lm: LanguageModel, corpus: Corpus, policy: Any, settings: AdaptingSettings
+) -> StepForecast:
+    from envs.adaptation.adapting import adapt
+    from envs.text.corpus import Corpus
+    from nmg.step_forecast import StepForecast, seconds_a_step
+
+    weights = lm.snapshot()
+
+    def trial(steps: int, progress: Progress) -> None:
+        some = Corpus(corpus.contexts[: steps * settings.batch], corpus.tokenizer)
+        masking = copy.deepcopy(policy) if hasattr(policy, "feedback") else policy
+        adapt(lm, some, masking, replace(settings, epochs=1), progress=progress)
+        lm.restore(weights)
+
+    per_epoch = -(-len(corpus) // settings.batch)
+    steps, tokens = settings.epochs * per_epoch, settings.epochs * sum(map(len, corpus))
+    return StepForecast(steps, tokens, steps * seconds_a_step(trial, per_epoch))
 
 
 def _corpus(

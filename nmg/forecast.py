@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
+from nmg.evaluation import masking_job
 
 if TYPE_CHECKING:
     from envs.adaptation.scorer import Scorer
+    from envs.world import Deal
+    from nmg.assembly import Stage
 
 PHASES = {
     "further pre-training": "pretrain_tokens",
@@ -74,6 +77,12 @@ class Forecast:
             f"({parts}), about {duration(self.seconds)}{where}."
         )
 
+    def __add__(self, other: Forecast) -> Forecast:
+        """Of both, one after the other."""
+        tokens = {phase: n + other.tokens.get(phase, 0) for phase, n in self.tokens.items()}
+        seconds = self.seconds + other.seconds
+        return Forecast(self.jobs + other.jobs, tokens, seconds, self.workers)
+
     def against(self, seconds: float) -> str:
         """A line that compares the forecast with what it took."""
         return f"Took {duration(seconds)}; forecast {duration(self.seconds)}."
@@ -95,6 +104,30 @@ def forecast(
             tokens[phase] += count * number
     seconds = sum(number / rates[phase] for phase, number in tokens.items() if number)
     return Forecast(sum(count for count, _ in jobs.values()), tokens, seconds / workers, workers)
+
+
+def forecast_maskings(
+    stage: Stage,
+    deal: Deal,
+    count: int,
+    *,
+    budget: float,
+    settings: AdaptationSettings,
+    run: int,
+    workers: int,
+) -> Forecast:
+    """Predict the cost of ``count`` jobs like that of random masks on a deal."""
+    job = masking_job(
+        stage.world,
+        deal,
+        stage.random,
+        name="random",
+        budget=budget,
+        settings=settings,
+        run=run,
+        number=0,
+    )
+    return forecast({"masking": (count, job)}, probe(stage.scorer, job), workers)
 
 
 def probe(scorer: Scorer, job: ScoreJob, seconds: float = 5.0) -> dict[str, float]:

@@ -19,7 +19,11 @@ from nmg.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from nmg.comparison import ComparisonTable
+    from nmg.forecast import Forecast
+    from nmg.generation import Arm, Material
 
 EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k
@@ -113,7 +117,6 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from nmg.callbacks import EpisodeBar
     from nmg.checkpoint import chosen_checkpoint, write_text
     from nmg.comparison import as_json, as_text, tabulate
-    from nmg.forecast import duration
     from nmg.generation import arm_jobs, arms, gather
     from nmg.generation_amt import adversarial_objective
     from nmg.score_cache import CachedExecutor
@@ -142,14 +145,18 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     scores: dict[int, dict[str, list[dict[str, float]]]] = {
         count: {arm.name: [] for arm in rows} for count in comparison.pairs
     }
-    started = time.perf_counter()
     # All scorers before any job: a scorer takes the model's weights as it finds them.
-    executors = {}
-    for kind in {arm.kind for arm in rows}:
+    scorers = {}
+    for kind in sorted({arm.kind for arm in rows}):
         objective = adversarial_objective(config) if kind == "amt" else None
-        scorer = GenerationScorer(model, task, bar, settings=settings, objective=objective)
-        cache = folder / "scores" / kind
-        executors[kind] = CachedExecutor(SerialExecutor(scorer), cache, bar.job_done)
+        scorers[kind] = GenerationScorer(model, task, bar, settings=settings, objective=objective)
+    executors = {
+        kind: CachedExecutor(SerialExecutor(scorer), folder / "scores" / kind, bar.job_done)
+        for kind, scorer in scorers.items()
+    }
+    predicted = forecast_arms(config, material, rows, scorers)
+    print(predicted, flush=True)
+    started = time.perf_counter()
     try:
         for seed in seeds:
             for arm in rows:
@@ -178,8 +185,29 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     for placement in material.policies:
         checkpoint = chosen_checkpoint(Path(placement))
         print(f"{placement}: {checkpoint.name} (chosen on training data)")
-    print(f"Took {duration(time.perf_counter() - started)}. Results: {folder}")
+    print(f"{predicted.against(time.perf_counter() - started)} Results: {folder}")
     return tables
+
+
+def forecast_arms(
+    config: GenerationConfig, material: Material, rows: Sequence[Arm], scorers: Mapping[str, Any]
+) -> Forecast:
+    """Predict the cost of every arm with every seed, from jobs of the first."""
+    from nmg.forecast import forecast, probe
+    from nmg.generation import arm_jobs
+
+    comparison, parts = config.comparison, []
+    for kind, scorer in scorers.items():
+        jobs = {
+            f"{arm.name}, {count}": (comparison.seeds, job)
+            for arm in rows
+            if arm.kind == kind
+            for count, job in arm_jobs(config, material, arm, comparison.first_seed)
+        }
+        masked = [job for _, job in jobs.values() if job.masks is not None]
+        example = masked[0] if masked else next(iter(jobs.values()))[1]
+        parts.append(forecast(jobs, probe(scorer, example)))
+    return sum(parts[1:], parts[0])
 
 
 def _pairs(count: int) -> str:

@@ -69,8 +69,10 @@ class Noise:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from nmg.assembly import open_workshop, training_stage
+    from nmg.assembly import open_workshop, training_stage, worker_count
     from nmg.callbacks import EpisodeBar
+    from nmg.evaluation import seed_of
+    from nmg.forecast import forecast_maskings
     from nmg.training import prepare_process
 
     if args.deals < 2 or (args.repeats < 2 and not args.strategy):
@@ -84,6 +86,17 @@ def run(args: argparse.Namespace) -> int:
     if args.strategy and on.fragments:
         raise ValueError("--strategy masks words; for fragments see nmg generation --placement.")
     jobs = args.deals * (1 + len(args.strategy)) if args.strategy else 2 * args.deals * args.repeats
+    predicted = forecast_maskings(
+        on,
+        on.world.deal(seed_of(config.run.seed, "noise", 0)),
+        jobs,
+        budget=config.episode.budget,
+        settings=config.adaptation,
+        run=config.run.seed,
+        workers=worker_count(config.data),
+    )
+    print(predicted, flush=True)
+    started = time.perf_counter()
     bar = EpisodeBar(jobs, "score job")
     shop = open_workshop(on, config.data, bar=bar)
     try:
@@ -95,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         bar.close()
         shop.close()
     print("\n" + found)
+    print("\n" + predicted.against(time.perf_counter() - started))
     return 0
 
 

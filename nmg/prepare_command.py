@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.models.prepare import PreparationSettings
-from nmg.forecast import duration
 from nmg.options import add_flags, build, given_flags
 
 if TYPE_CHECKING:
+    from envs.adaptation.jobs import Progress
+    from envs.models.language_model import LanguageModel
     from envs.text.corpus import Corpus
+    from nmg.step_forecast import StepForecast, Trial
 
 EXAMPLES = """examples:
   nmg prepare-lm --model minilm --corpus wikitext-2/train.txt.gz
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(corpus)} contexts to train on, {len(held_out)} held out.")
     before = masked_lm_quality(lm, held_out)
     print(f"before: {before.loss:.2f} nats, {before.accuracy:.1f}% right", flush=True)
+    predicted = _forecast(lm, corpus, settings)
+    print(predicted, flush=True)
     started = time.perf_counter()
     with progress_bar() as progress:
         train_masked_lm(lm, corpus, settings, progress)
@@ -78,8 +82,29 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or prepared_folder(args.model)
     save_language_model(lm, folder, after)
     print(f"after:  {after.loss:.2f} nats, {after.accuracy:.1f}% right")
-    print(f"Took {duration(time.perf_counter() - started)}. The model is in {folder}.")
+    print(f"{predicted.against(time.perf_counter() - started)} The model is in {folder}.")
     return 0
+
+
+def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) -> StepForecast:
+    from envs.models.prepare import train_masked_lm
+    from nmg.step_forecast import StepForecast, seconds_a_step
+
+    weights = lm.snapshot()
+
+    def trial(kind: str) -> Trial:
+        def train(steps: int, progress: Progress) -> None:
+            counts = {"head_steps": 0, "steps": 0} | {kind: steps}
+            train_masked_lm(lm, corpus, replace(settings, **counts), progress)
+            lm.restore(weights)
+
+        return train
+
+    counts = {"head_steps": settings.head_steps, "steps": settings.steps}
+    seconds = sum(n * seconds_a_step(trial(kind), n) for kind, n in counts.items() if n)
+    steps = sum(counts.values())
+    length = float(np.mean([len(context) for context in corpus]))
+    return StepForecast(steps, steps * settings.batch * length, seconds)
 
 
 def _read(paths: list[Path], tokenizer: Any, window: int) -> Corpus:

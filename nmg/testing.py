@@ -131,8 +131,8 @@ def compare_maskings(
     from nmg.callbacks import EpisodeBar
     from nmg.checkpoint import write_text
     from nmg.comparison import as_json, as_text, tabulate
-    from nmg.evaluation import evaluate, masking_job
-    from nmg.forecast import forecast, probe
+    from nmg.evaluation import evaluate
+    from nmg.forecast import forecast_maskings
     from nmg.testing_report import write_testing_report
     from nmg.training import prepare_process
 
@@ -149,18 +149,15 @@ def compare_maskings(
     bar = EpisodeBar(len(maskings) * len(deals), "score job")
     shop = open_workshop(arena.stage, config.data, cache=folder / "scores", bar=bar)
     try:
-        example = masking_job(
-            arena.stage.world,
+        predicted = forecast_maskings(
+            arena.stage,
             deals[0],
-            maskings["random"],
-            name="random",
+            len(maskings) * len(deals),
             budget=comparison.budget,
             settings=config.adaptation,
             run=seeds[0],
-            number=0,
+            workers=worker_count(config.data),
         )
-        jobs = {"masking": (len(maskings) * len(deals), example)}
-        predicted = forecast(jobs, probe(arena.stage.scorer, example), worker_count(config.data))
         print(predicted, flush=True)
         started = time.perf_counter()
         scores: dict[str, list[dict[str, float]]] = {name: [] for name in maskings}

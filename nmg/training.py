@@ -274,29 +274,24 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
 def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Any:
     """Print what the run is and what it will cost."""
     from nmg.assembly import worker_count
-    from nmg.evaluation import masking_job
-    from nmg.forecast import forecast, probe
+    from nmg.forecast import forecast_maskings
     from nmg.training_loop import validation_deals
 
     changed: Mapping[str, Any] = differences(config)
     print("Settings that differ from the defaults: " + (_listed(changed) or "none"))
-    deal = validation_deals(config, on.world, 1)[0]
-    job = masking_job(
-        on.world,
-        deal,
-        on.random,
-        name="random",
-        budget=config.episode.budget,
-        settings=config.adaptation,
-        run=config.run.seed,
-        number=0,
-    )
     episodes = max(0, config.run.episodes - done)
     checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
     jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
     jobs += final_jobs(config)
-    rates = probe(on.scorer, job)
-    predicted = forecast({"episode": (jobs, job)}, rates, worker_count(config.data))
+    predicted = forecast_maskings(
+        on,
+        validation_deals(config, on.world, 1)[0],
+        jobs,
+        budget=config.episode.budget,
+        settings=config.adaptation,
+        run=config.run.seed,
+        workers=worker_count(config.data),
+    )
     print(predicted, flush=True)
     return predicted
 

@@ -16,6 +16,7 @@ from envs.models.loading import load_language_model, load_seq2seq
 from envs.models.states import TokenStates
 from envs.spaces import pad_contexts
 from envs.text.corpus import build_corpus
+from nmg import step_forecast
 from nmg.cli import main
 from nmg.maskings import VocabularyError, controls, load_policy
 from tests.conftest import SENTENCES
@@ -142,6 +143,61 @@ def test_adapt_saves_a_model_that_goes_on(folder, tmp_path, capsys, strategy):
             main(["mask", "--model", str(out), "--policy", str(out), "--text", SENTENCES[0]]) == 0
         )
         assert "[" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("strategy", ["random", "adversarial"])
+def test_the_forecast_of_an_adaptation_leaves_no_trace(
+    folder, tmp_path, capsys, monkeypatch, strategy
+):
+    model, prints = folder("bert"), []
+    common = ["--corpus", str(folder.corpus), "--epochs", "3", "--batch", "4", "--window", "40"]
+    for out in (tmp_path / "tried", tmp_path / "untried"):
+        arguments = ["--model", str(model), "--strategy", strategy, "--output", str(out)]
+        assert main(["adapt", *arguments, *common]) == 0, capsys.readouterr().err
+        prints.append(load_language_model(str(out)).fingerprint)
+        told = capsys.readouterr().out
+        contexts = int(told.split(" contexts to train on")[0].split()[-1])
+        assert f"Forecast: {3 * -(-contexts // 4)} steps" in told
+        assert "Took" in told
+        monkeypatch.setattr(step_forecast, "seconds_a_step", lambda trial, most: 1.0)
+    assert prints[0] == prints[1]
+
+
+def test_a_head_is_prepared_and_found_again_whatever_the_forecast_tried(
+    folder, tmp_path, capsys, monkeypatch
+):
+    model, prints = folder("bert"), []
+    common = ["--corpus", str(folder.corpus), "--batch", "4", "--window", "40"]
+    steps = ["--head-steps", "3", "--steps", "30"]
+    for out in (tmp_path / "tried", tmp_path / "untried"):
+        arguments = ["prepare-lm", "--model", str(model), "--output", str(out), *common, *steps]
+        assert main(arguments) == 0, capsys.readouterr().err
+        told = capsys.readouterr().out
+        assert "Forecast: 33 steps" in told
+        assert "Took" in told
+        quality = json.loads((out / "quality.json").read_text())
+        assert f"after:  {quality['loss']:.2f} nats, {quality['accuracy']:.1f}% right" in told
+        prints.append(load_language_model(str(out)).fingerprint)
+        monkeypatch.setattr(step_forecast, "seconds_a_step", lambda trial, most: 1.0)
+    assert prints[0] == prints[1]
+
+
+def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):
+    """Steps of half a second after a first of ten."""
+    clock, tried = [0.0], []
+    monkeypatch.setattr(step_forecast.time, "perf_counter", lambda: clock[0])
+
+    def trial(steps, progress):
+        tried.append(steps)
+        for step in range(steps):
+            clock[0] += 10.0 if step == 0 and len(tried) == 1 else 0.5
+            progress("", step + 1, steps)
+
+    assert step_forecast.seconds_a_step(trial, 100, seconds=60.0) == 0.5
+    assert tried == [2, 4, 8, 16, 32, 64]
+    assert step_forecast.seconds_a_step(trial, 5, seconds=60.0) == 0.5
+    assert tried[6:] == [2, 4, 5]
+    assert step_forecast.seconds_a_step(trial, 1) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert command(place, out, *arguments) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert "fine-tuned on 2 pairs" in told
+    assert "Forecast: 8 score jobs" in told  # two arms, two seeds, two numbers of pairs
+    assert "Took" in told
     assert "mass k=0.5" in told
     assert "bleu - none [95%]" in told
     first = json.loads((out / "results.json").read_text())

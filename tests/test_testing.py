@@ -165,7 +165,9 @@ def test_fixed_strategies_are_compared_with_random_on_training_data(run, capsys)
     capsys.readouterr()
     assert main([*arguments, "--strategy", "none", "idf"]) == 0
     printed = capsys.readouterr().out
-    first, second = printed.strip().split("\n\n")[:2]
+    before, first, second, *_, after = printed.strip().split("\n\n")
+    assert before.startswith("Forecast: 6 score jobs")
+    assert after.startswith("Took")
     assert [line.split()[0] for line in first.splitlines()[2:]] == ["random", "none", "idf"]
     assert "nll - random" in second
     assert main(arguments) == 2
