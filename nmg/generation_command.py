@@ -154,10 +154,10 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         kind: CachedExecutor(SerialExecutor(scorer), folder / "scores" / kind, bar.job_done)
         for kind, scorer in scorers.items()
     }
-    predicted = forecast_arms(config, material, rows, scorers)
-    print(predicted, flush=True)
-    started = time.perf_counter()
     try:
+        predicted = forecast_arms(config, material, rows, scorers)
+        print(predicted, flush=True)
+        started = time.perf_counter()
         for seed in seeds:
             for arm in rows:
                 for count, job in arm_jobs(config, material, arm, seed):
@@ -198,15 +198,13 @@ def forecast_arms(
 
     comparison, parts = config.comparison, []
     for kind, scorer in scorers.items():
-        jobs = {
-            f"{arm.name}, {count}": (comparison.seeds, job)
-            for arm in rows
-            if arm.kind == kind
-            for count, job in arm_jobs(config, material, arm, comparison.first_seed)
-        }
-        masked = [job for _, job in jobs.values() if job.masks is not None]
-        example = masked[0] if masked else next(iter(jobs.values()))[1]
-        parts.append(forecast(jobs, probe(scorer, example)))
+        mine = [arm for arm in rows if arm.kind == kind]
+        masked = max(mine, key=lambda arm: arm.k is not None)
+        _, example = next(arm_jobs(config, material, masked, comparison.first_seed))
+        rates = probe(scorer, example)
+        for arm in mine:
+            for _, job in arm_jobs(config, material, arm, comparison.first_seed):
+                parts.append(forecast({arm.name: (comparison.seeds, job)}, rates))
     return sum(parts[1:], parts[0])
 
 
