@@ -69,11 +69,10 @@ class Noise:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from nmg.assembly import open_workshop, training_stage, worker_count
+    from nmg.assembly import open_workshop, training_stage
     from nmg.callbacks import EpisodeBar
     from nmg.evaluation import seed_of
-    from nmg.forecast import forecast_maskings
-    from nmg.training import prepare_process
+    from nmg.training import predict, prepare_process
 
     if args.deals < 2 or (args.repeats < 2 and not args.strategy):
         raise ValueError(
@@ -86,15 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if args.strategy and on.fragments:
         raise ValueError("--strategy masks words; for fragments see nmg generation --placement.")
     jobs = args.deals * (1 + len(args.strategy)) if args.strategy else 2 * args.deals * args.repeats
-    predicted = forecast_maskings(
-        on,
-        on.world.deal(seed_of(config.run.seed, "noise", 0)),
-        jobs,
-        budget=config.episode.budget,
-        settings=config.adaptation,
-        run=config.run.seed,
-        workers=worker_count(config.data),
-    )
+    deal = on.world.deal(seed_of(config.run.seed, "noise", 0))
+    predicted = predict(config, on, deal, jobs)
     print(predicted, flush=True)
     started = time.perf_counter()
     bar = EpisodeBar(jobs, "score job")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agents.actor_critic import MaskingActorCritic
     from envs.masking_env import MaskingEnv
     from nmg.assembly import Stage
+    from nmg.forecast import Forecast
 
 EXAMPLES = """examples:
   nmg train                                       the testbed, minutes on a laptop
@@ -271,10 +272,8 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
     return agent
 
 
-def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Any:
+def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Forecast:
     """Print what the run is and what it will cost."""
-    from nmg.assembly import worker_count
-    from nmg.forecast import forecast_maskings
     from nmg.training_loop import validation_deals
 
     changed: Mapping[str, Any] = differences(config)
@@ -283,17 +282,25 @@ def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> A
     checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
     jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
     jobs += final_jobs(config)
-    predicted = forecast_maskings(
+    predicted = predict(config, on, validation_deals(config, on.world, 1)[0], jobs)
+    print(predicted, flush=True)
+    return predicted
+
+
+def predict(config: TrainingConfig, on: Stage, deal: Any, jobs: int) -> Forecast:
+    """What a number of score jobs like that of a deal will cost."""
+    from nmg.assembly import worker_count
+    from nmg.forecast import forecast_maskings
+
+    return forecast_maskings(
         on,
-        validation_deals(config, on.world, 1)[0],
+        deal,
         jobs,
         budget=config.episode.budget,
         settings=config.adaptation,
         run=config.run.seed,
         workers=worker_count(config.data),
     )
-    print(predicted, flush=True)
-    return predicted
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
