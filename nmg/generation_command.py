@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,13 +155,15 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         kind: CachedExecutor(SerialExecutor(scorer), folder / "scores" / kind, bar.job_done)
         for kind, scorer in scorers.items()
     }
+    predicted, started = None, 0.0
     try:
-        predicted = forecast_arms(config, material, rows, scorers)
-        print(predicted, flush=True)
-        started = time.perf_counter()
         for seed in seeds:
             for arm in rows:
                 for count, job in arm_jobs(config, material, arm, seed):
+                    if predicted is None and not executors[arm.kind].remembers(job):
+                        predicted = forecast_arms(config, material, rows, scorers, seed)
+                        print(predicted, flush=True)
+                        started = time.perf_counter()
                     score = executors[arm.kind].submit(job).result()
                     scores[count][arm.name].append(dict(score.metrics))
     finally:
@@ -185,26 +188,34 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     for placement in material.policies:
         checkpoint = chosen_checkpoint(Path(placement))
         print(f"{placement}: {checkpoint.name} (chosen on training data)")
-    print(f"{predicted.against(time.perf_counter() - started)} Results: {folder}")
+    took = predicted and predicted.against(time.perf_counter() - started)
+    print(f"{took or 'All scores were there.'} Results: {folder}")
     return tables
 
 
 def forecast_arms(
-    config: GenerationConfig, material: Material, rows: Sequence[Arm], scorers: Mapping[str, Any]
+    config: GenerationConfig,
+    material: Material,
+    rows: Sequence[Arm],
+    scorers: Mapping[str, Any],
+    seed: int,
 ) -> Forecast:
-    """Predict the cost of every arm with every seed, from jobs of the first."""
+    """Predict the cost of every arm with this seed and those after it, from jobs of this one."""
     from nmg.forecast import forecast, probe
     from nmg.generation import arm_jobs
 
-    comparison, parts = config.comparison, []
+    left = config.comparison.first_seed + config.comparison.seeds - seed
+    parts = []
     for kind, scorer in scorers.items():
         mine = [arm for arm in rows if arm.kind == kind]
         masked = max(mine, key=lambda arm: arm.k is not None)
-        _, example = next(arm_jobs(config, material, masked, comparison.first_seed))
+        _, example = next(arm_jobs(config, material, masked, seed))
         rates = probe(scorer, example)
         for arm in mine:
-            for _, job in arm_jobs(config, material, arm, comparison.first_seed):
-                parts.append(forecast({arm.name: (comparison.seeds, job)}, rates))
+            for number, (_, job) in enumerate(arm_jobs(config, material, arm, seed)):
+                # The jobs of an arm share their pre-training.
+                own = replace(job, masks=None) if number else job
+                parts.append(forecast({arm.name: (left, own)}, rates))
     return sum(parts[1:], parts[0])
 
 

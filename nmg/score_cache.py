@@ -48,6 +48,10 @@ class CachedExecutor:
         future.add_done_callback(lambda _: self._done())
         return future
 
+    def remembers(self, job: ScoreJob) -> bool:
+        """Whether nothing would have to be run for its score."""
+        return not job.keep_weights and self._recall(job.key) is not None
+
     def foresee(self, job: ScoreJob) -> None:
         """Start a job that will be submitted later, if it does not hold up what comes before.
 
