@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from envs.adaptation.jobs import Progress
     from envs.models.language_model import LanguageModel
     from envs.text.corpus import Context, Corpus
-    from nmg.step_forecast import StepForecast
+    from nmg.forecast import Forecast
 
 EXAMPLES = """examples:
   nmg adapt --model minilm --corpus domain.txt --strategy idf --output models/domain
@@ -149,10 +149,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _forecast(
     lm: LanguageModel, corpus: Corpus, policy: Any, settings: AdaptingSettings
-) -> StepForecast:
+) -> Forecast:
     from envs.adaptation.adapting import adapt
     from envs.text.corpus import Corpus
-    from nmg.step_forecast import StepForecast, seconds_a_step
+    from nmg.forecast import Forecast, seconds_a_step
 
     weights = lm.snapshot()
 
@@ -162,9 +162,9 @@ def _forecast(
         adapt(lm, some, masking, replace(settings, epochs=1), progress=progress)
         lm.restore(weights)
 
-    per_epoch = -(-len(corpus) // settings.batch)
-    steps, tokens = settings.epochs * per_epoch, settings.epochs * sum(map(len, corpus))
-    return StepForecast(steps, tokens, steps * seconds_a_step(trial, per_epoch))
+    steps, tokens = settings.steps(len(corpus)), settings.epochs * sum(map(len, corpus))
+    seconds = steps * seconds_a_step(trial, steps // settings.epochs)
+    return Forecast(steps, {"further pre-training": tokens}, seconds, unit="step")
 
 
 def _corpus(
@@ -228,8 +228,7 @@ class _Diary:
         from agents.strategies.counts import token_counts
 
         self._counts_V = token_counts(corpus.contexts, vocab_size)
-        steps = settings.epochs * -(-len(corpus) // settings.batch)
-        self._each = max(1, -(-steps // WINDOWS))
+        self._each = max(1, -(-settings.steps(len(corpus)) // WINDOWS))
         self._steps = 0
         self._parts: list[MaskStatistics] = []
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.adaptation.jobs import AdaptationSettings, ScoreJob
+from envs.adaptation.jobs import AdaptationSettings, Progress, ScoreJob
 from nmg.evaluation import masking_job
 
 if TYPE_CHECKING:
     from envs.adaptation.scorer import Scorer
     from envs.world import Deal
     from nmg.assembly import Stage
+    from nmg.config import TrainingConfig
 
 PHASES = {
     "further pre-training": "pretrain_tokens",
@@ -25,6 +26,8 @@ PHASES = {
 """Phase, as the scorer reports it -> its entry in the cost of a score."""
 GENERATION = {"pre-training": "further pre-training", "generation": "evaluation"}
 """Phases that the scorer of generation calls otherwise."""
+Trial = Callable[[int, Progress], None]
+"""Trains about so many steps and leaves nothing changed."""
 
 
 def job_tokens(job: ScoreJob) -> dict[str, int]:
@@ -55,33 +58,36 @@ def _written(features: Sequence[Any]) -> int:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predicted cost of a number of like jobs.
+    """Predicted cost of a number of like jobs, or of the steps of one training.
 
     Attributes:
         jobs: how many.
         tokens: of all of them, by phase.
         seconds: predicted wall time on ``workers`` processes.
         workers: processes that share the jobs.
+        unit: what they are called.
     """
 
     jobs: int
     tokens: Mapping[str, int]
     seconds: float
-    workers: int
+    workers: int = 1
+    unit: str = "score job"
 
     def __str__(self) -> str:
         parts = ", ".join(f"{amount(n)} {phase}" for phase, n in self.tokens.items() if n)
         where = f" on {self.workers} workers" if self.workers > 1 else ""
         return (
-            f"Forecast: {self.jobs} score jobs, {amount(sum(self.tokens.values()))} tokens "
-            f"({parts}), about {duration(self.seconds)}{where}."
+            f"Forecast: {self.jobs:,} {self.unit}{'s' * (self.jobs != 1)}, "
+            f"{amount(sum(self.tokens.values()))} tokens ({parts}), "
+            f"about {duration(self.seconds)}{where}."
         )
 
     def __add__(self, other: Forecast) -> Forecast:
         """Of both, one after the other."""
         tokens = {phase: n + other.tokens.get(phase, 0) for phase, n in self.tokens.items()}
         seconds = self.seconds + other.seconds
-        return Forecast(self.jobs + other.jobs, tokens, seconds, self.workers)
+        return replace(self, jobs=self.jobs + other.jobs, tokens=tokens, seconds=seconds)
 
     def against(self, seconds: float) -> str:
         """A line that compares the forecast with what it took."""
@@ -128,6 +134,21 @@ def forecast_maskings(
         number=0,
     )
     return forecast({"masking": (count, job)}, probe(stage.scorer, job), workers)
+
+
+def forecast_run(config: TrainingConfig, stage: Stage, deal: Deal, count: int) -> Forecast:
+    """The same with the settings of a run."""
+    from nmg.assembly import worker_count
+
+    return forecast_maskings(
+        stage,
+        deal,
+        count,
+        budget=config.episode.budget,
+        settings=config.adaptation,
+        run=config.run.seed,
+        workers=worker_count(config.data),
+    )
 
 
 def probe(scorer: Scorer, job: ScoreJob, seconds: float = 5.0) -> dict[str, float]:
@@ -189,6 +210,27 @@ def _timed(scorer: Scorer, job: ScoreJob) -> tuple[dict[str, float], Mapping[str
     finally:
         scorer.progress = before
     return spent, cost
+
+
+def seconds_a_step(trial: Trial, most: int, seconds: float = 2.5) -> float:
+    """Measured on trials of more and more steps, the first of each left out.
+
+    Args:
+        trial: runs the steps.
+        most: steps that there are.
+        seconds: a trial of this length is long enough.
+    """
+    steps = 2
+    while True:
+        ends: list[float] = []
+        started = time.perf_counter()
+        trial(min(steps, most), lambda *_: ends.append(time.perf_counter()))  # noqa: B023
+        if len(ends) < 2:
+            return time.perf_counter() - started
+        spent = (ends[-1] - ends[0]) / (len(ends) - 1)
+        if steps >= most or ends[-1] - started > seconds / 2:
+            return spent
+        steps *= 2
 
 
 def amount(number: float) -> str:

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from nmg.assembly import open_workshop, training_stage
     from nmg.callbacks import EpisodeBar
     from nmg.evaluation import seed_of
-    from nmg.training import predict, prepare_process
+    from nmg.forecast import forecast_run
+    from nmg.training import prepare_process
 
     if args.deals < 2 or (args.repeats < 2 and not args.strategy):
         raise ValueError(
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--strategy masks words; for fragments see nmg generation --placement.")
     jobs = args.deals * (1 + len(args.strategy)) if args.strategy else 2 * args.deals * args.repeats
     deal = on.world.deal(seed_of(config.run.seed, "noise", 0))
-    predicted = predict(config, on, deal, jobs)
+    predicted = forecast_run(config, on, deal, jobs)
     print(predicted, flush=True)
     started = time.perf_counter()
     bar = EpisodeBar(jobs, "score job")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from envs.adaptation.jobs import Progress
     from envs.models.language_model import LanguageModel
     from envs.text.corpus import Corpus
-    from nmg.step_forecast import StepForecast, Trial
+    from nmg.forecast import Forecast, Trial
 
 EXAMPLES = """examples:
   nmg prepare-lm --model minilm --corpus wikitext-2/train.txt.gz
@@ -86,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) -> StepForecast:
+def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) -> Forecast:
     from envs.models.prepare import train_masked_lm
-    from nmg.step_forecast import StepForecast, seconds_a_step
+    from nmg.forecast import Forecast, seconds_a_step
 
     weights = lm.snapshot()
 
@@ -104,7 +104,8 @@ def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) 
     seconds = sum(n * seconds_a_step(trial(kind), n) for kind, n in counts.items() if n)
     steps = sum(counts.values())
     length = float(np.mean([len(context) for context in corpus]))
-    return StepForecast(steps, steps * settings.batch * length, seconds)
+    tokens = round(steps * settings.batch * length)
+    return Forecast(steps, {"masked-LM training": tokens}, seconds, unit="step")
 
 
 def _read(paths: list[Path], tokenizer: Any, window: int) -> Corpus:

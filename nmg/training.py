@@ -274,6 +274,7 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
 
 def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Forecast:
     """Print what the run is and what it will cost."""
+    from nmg.forecast import forecast_run
     from nmg.training_loop import validation_deals
 
     changed: Mapping[str, Any] = differences(config)
@@ -282,25 +283,9 @@ def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> F
     checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
     jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
     jobs += final_jobs(config)
-    predicted = predict(config, on, validation_deals(config, on.world, 1)[0], jobs)
+    predicted = forecast_run(config, on, validation_deals(config, on.world, 1)[0], jobs)
     print(predicted, flush=True)
     return predicted
-
-
-def predict(config: TrainingConfig, on: Stage, deal: Any, jobs: int) -> Forecast:
-    """What a number of score jobs like that of a deal will cost."""
-    from nmg.assembly import worker_count
-    from nmg.forecast import forecast_maskings
-
-    return forecast_maskings(
-        on,
-        deal,
-        jobs,
-        budget=config.episode.budget,
-        settings=config.adaptation,
-        run=config.run.seed,
-        workers=worker_count(config.data),
-    )
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

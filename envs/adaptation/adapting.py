@@ -64,6 +64,10 @@ class AdaptingSettings:
         if not self.clip > 0:  # a negative norm would turn the gradients round
             raise ValueError(f"clip is {self.clip}; it must be above 0.")
 
+    def steps(self, contexts: int) -> int:
+        """Gradient steps on so many contexts."""
+        return self.epochs * -(-contexts // self.batch)
+
 
 def adapt(
     lm: LanguageModel,
@@ -92,8 +96,8 @@ def adapt(
     reseed = getattr(policy, "seed", None)
     if callable(reseed):
         reseed(int(rng.integers(2**31)))
-    per_epoch = -(-len(corpus) // settings.batch)
-    total, losses = settings.epochs * per_epoch, np.full(settings.epochs * per_epoch, np.nan)
+    total = settings.steps(len(corpus))
+    per_epoch, losses = total // settings.epochs, np.full(total, np.nan)
     optimizer = lm.flat.adamw(settings.lr)
     devices = [lm.device] if lm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -1,8 +1,8 @@
 """Lengths rounded up to few different ones.
 
-oneDNN compiles a kernel for every new shape of a product or an activation, which takes as long as
-ten runs of it at the sizes of small models. Texts have all lengths; rounded, a few hundred kernels
-serve for all jobs.
+oneDNN compiles a kernel for every new shape of a product or an activation, which takes longer than
+to run it at the sizes of small models. Texts have all lengths; rounded, a few hundred kernels serve
+for all jobs.
 """
 
 from __future__ import annotations
