@@ -135,16 +135,19 @@ class Scorer:
         return self._evaluate(job, head, cost)
 
     def _evaluate(self, job: ScoreJob, head: nn.Module, cost: dict[str, int]) -> dict[str, float]:
-        self.language_model.model.eval()
+        lm = self.language_model
+        lm.model.eval()
         head.eval()
         outputs: list[np.ndarray] = [np.empty(0)] * len(job.score)
         batches = length_batches([len(f) for f in job.score], job.settings.eval_tokens)
-        with torch.inference_mode():
+        # Autocast is open throughout, so that it lowers the weights' precision once.
+        with torch.inference_mode(), lm.autocast():
             for step, rows in enumerate(batches):
                 features = [job.score[i] for i in rows]
                 hidden_TD, lengths = self._states(features)
                 cost["eval_tokens"] += len(hidden_TD)
-                got = self.task.predict(head, hidden_TD, lengths, features)
+                with torch.autocast(lm.device.type, enabled=False):
+                    got = self.task.predict(head, hidden_TD, lengths, features)
                 for i, output in zip(rows, got, strict=True):
                     outputs[i] = output
                 self.progress("evaluation", step + 1, len(batches))

@@ -64,7 +64,7 @@ class PackedLayout:
         return len(self.lengths) > 1 and self.tokens < SHORT * len(self.lengths)
 
     def cut(self, x_THD: Tensor, factor: float = 1.0) -> list[Tensor]:
-        """Copies of the sequences times a factor, contiguous, in float32.
+        """Copies of the sequences times a factor, contiguous.
 
         Each (H, rounded(n), D), zeros at the end; short sequences as one padded block
         (N * H, rounded(Lmax), D).
@@ -74,14 +74,15 @@ class PackedLayout:
             pieces = []
             for view in self._views(x_THD):
                 length = view.shape[1]
-                piece = view.new_empty((heads, rounded(length), width), dtype=torch.float32)
+                piece = view.new_empty((heads, rounded(length), width))
                 piece[:, :length] = view
-                piece[:, length:] = 0
+                if length < piece.shape[1]:
+                    piece[:, length:] = 0
                 pieces.append(piece)
         else:
             rows, longest = len(self.lengths), rounded(max(self.lengths))
-            block = x_THD.new_zeros((rows * longest, heads, width), dtype=torch.float32)
-            block.index_copy_(0, self.block()[0], x_THD[: self.tokens].float())
+            block = x_THD.new_zeros((rows * longest, heads, width))
+            block.index_copy_(0, self.block()[0], x_THD[: self.tokens])
             block = block.view(rows, longest, heads, width).transpose(1, 2)
             pieces = [block.reshape(rows * heads, longest, width)]
         return pieces if factor == 1 else [piece.mul_(factor) for piece in pieces]
@@ -110,7 +111,7 @@ class PackedLayout:
         if self.short:
             bias = self.block()[1]
             scores.view(len(bias), -1, *scores.shape[1:]).add_(bias)
-        else:
+        elif self.lengths[number] < scores.shape[2]:
             scores[:, :, self.lengths[number] :] = NEGLIGIBLE
         return scores
 
@@ -155,7 +156,7 @@ def packed_attention(
 
 
 class _Attention(torch.autograd.Function):
-    """In float32 whatever the inputs: no slower at these lengths than in lower precision."""
+    """Products in the precision of the query, everything between them in float32."""
 
     @staticmethod
     def forward(
@@ -168,22 +169,23 @@ class _Attention(torch.autograd.Function):
         layout: PackedLayout,
     ) -> Tensor:
         ctx.layout, ctx.scale, ctx.kept = layout, scale, 1.0 / (1.0 - rate)
+        low = query_THD.dtype
         factors = (scale, 1.0, 1.0)
-        inputs = zip((query_THD, key_THD, value_THD), factors, strict=True)
+        inputs = zip((query_THD, key_THD.to(low), value_THD.to(low)), factors, strict=True)
         pieces = list(zip(*(layout.cut(x, factor) for x, factor in inputs), strict=True))
         drops = _dropped([len(q) * q.shape[1] ** 2 for q, _, _ in pieces], rate)
         trains = any(ctx.needs_input_grad)
         outputs, saved = [], []
         with torch.autocast(query_THD.device.type, enabled=False):
             for number, ((q, k, v), places) in enumerate(zip(pieces, drops, strict=True)):
-                scores = layout.masked(torch.bmm(q, k.transpose(1, 2)), number)
-                weights = torch.softmax(scores, dim=-1)
+                scores = layout.masked(torch.bmm(q, k.transpose(1, 2)).float(), number)
+                weights = torch.softmax(scores, dim=-1, out=scores).to(low)
                 kept = zero_places(weights.clone(), places) if len(places) else weights
                 outputs.append(torch.bmm(kept, v))
                 if trains:
                     saved.append((q, k, v, weights, places, outputs[-1]))
         ctx.pieces = saved
-        out_THD = torch.empty(query_THD.shape, dtype=torch.float32, device=query_THD.device)
+        out_THD = torch.empty(query_THD.shape, dtype=low, device=query_THD.device)
         return layout.paste(outputs, out_THD).mul_(ctx.kept)
 
     @staticmethod
@@ -193,8 +195,9 @@ class _Attention(torch.autograd.Function):
         grads = []
         for g, piece in zip(ctx.layout.cut(grad_THD, ctx.kept), pieces, strict=True):
             q, k, v, weights, places, output = piece
-            d_scores = zero_places(torch.bmm(g, v.transpose(1, 2)), places)
-            d_scores.sub_((g * output).sum(dim=-1, keepdim=True)).mul_(weights)
+            d_scores = zero_places(torch.bmm(g, v.transpose(1, 2)).float(), places)
+            d_scores.sub_((g.float() * output).sum(dim=-1, keepdim=True)).mul_(weights)
+            d_scores = d_scores.to(g.dtype)
             kept = zero_places(weights, places)
             d_key = torch.bmm(d_scores.transpose(1, 2), q)
             d_query = torch.bmm(d_scores, k).mul_(ctx.scale)

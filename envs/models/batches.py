@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from envs.models.attention import PackedLayout
 from envs.models.padding import padded_length
-from envs.models.rounding import rounded
+from envs.models.rounding import ROW_PARTS, rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-PARTS = 32
-"""Allowed lengths of a packed row to each power of two. Every layer computes its filling."""
 
 
 class Batches:
@@ -48,7 +45,7 @@ class Batches:
         Each (1, T'), T' the sum of the lengths and some filling.
         """
         lengths = [len(ids) for ids in sequences]
-        filling = rounded(sum(lengths), PARTS) - sum(lengths)
+        filling = rounded(sum(lengths), ROW_PARTS) - sum(lengths)
         pad = np.full(filling, self._config.pad_token_id or 0, dtype=np.int64)
         zeros = np.zeros(filling, dtype=np.int64)
         positions = np.concatenate([*(np.arange(n, dtype=np.int64) for n in lengths), zeros])

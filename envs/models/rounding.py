@@ -7,6 +7,9 @@ for all jobs.
 
 from __future__ import annotations
 
+ROW_PARTS = 32
+"""Allowed lengths of a packed row to each power of two. Every layer computes its filling."""
+
 
 def rounded(length: int, parts: int = 8) -> int:
     """The smallest allowed length that is not smaller; ``parts`` are allowed to each power of two.

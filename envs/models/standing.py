@@ -7,6 +7,7 @@ more in page faults than the product that fills it.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class _Product(torch.autograd.Function):
         kind = x.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         ctx.weight, ctx.bias = weight, bias
-        x, low_weight = x.to(low), weight.to(low)
+        x, low_weight = _lowered(x, low), weight.to(low)
         ctx.save_for_backward(x, low_weight)
         if bias is None or low != weight.dtype:
             return F.linear(x, low_weight, None if bias is None else bias.to(low))
@@ -75,6 +76,23 @@ class _Product(torch.autograd.Function):
         if ctx.bias is not None:
             ctx.bias.grad.add_(grad_TN.sum(0))
         return grad @ low_weight if ctx.needs_input_grad[0] else None, None, None
+
+
+_newest: tuple[weakref.ref[Tensor], int, Tensor] | None = None
+
+
+def _lowered(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``; not twice for layers that read the same, as queries, keys and values do."""
+    global _newest
+    if x.dtype == dtype:
+        return x
+    if _newest is not None:
+        source, version, low = _newest
+        if source() is x and x._version == version and low.dtype == dtype:
+            return low
+    low = x.to(dtype)
+    _newest = weakref.ref(x), x._version, low
+    return low
 
 
 def _add_product(total_ND: Tensor, grad_NT: Tensor, x_TD: Tensor) -> None:

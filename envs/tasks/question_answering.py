@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.adaptation.jobs import Feature
+from envs.models.rounding import ROW_PARTS, rounded
 from envs.tasks import metrics
 from envs.tasks.question_windows import QuestionWindows
 
@@ -133,7 +134,7 @@ class QuestionAnswering:
         features: Sequence[Feature],
     ) -> Tensor:
         """Mean over the features of half the start plus half the end cross-entropy."""
-        logits_T2 = head(hidden_TD).float()
+        logits_T2 = _logits(head, hidden_TD)
         # Indices made on the CPU: a boolean mask would make a GPU wait.
         lengths_B = torch.as_tensor(lengths)
         owner_T = torch.repeat_interleave(torch.arange(len(features)), lengths_B)
@@ -151,7 +152,7 @@ class QuestionAnswering:
         features: Sequence[Feature],
     ) -> list[np.ndarray]:
         """Start and end logits of every token, one float32 array (n, 2) per feature."""
-        logits_T2 = head(hidden_TD).detach().float().cpu().numpy()
+        logits_T2 = _logits(head, hidden_TD).detach().cpu().numpy()
         return np.split(logits_T2, np.cumsum(lengths)[:-1])
 
     def evaluate(
@@ -259,6 +260,13 @@ class QuestionAnswering:
             counted = impossible_F | (targets_F2[:, 0] != null_F)
             losses.append((logsum - at_target).mean(axis=1)[counted])
         return np.concatenate(hits), np.concatenate(losses)
+
+
+def _logits(head: nn.Module, hidden_TD: Tensor) -> Tensor:
+    """Start and end logits of every token, (T, 2) float32."""
+    tokens = len(hidden_TD)
+    filling = rounded(tokens, ROW_PARTS) - tokens
+    return head(nn.functional.pad(hidden_TD, (0, 0, 0, filling)))[:tokens].float()
 
 
 def reference_texts(example: QuestionExample) -> list[str]:
