@@ -11,7 +11,7 @@ from envs.models.dropout import FastDropout, draw_dropped, fast_dropout, zero_pl
 from envs.models.flat import FlatParameters
 from envs.models.rounding import rounded
 from envs.models.standing import StandingEmbedding, StandingLinear, use_standing_gradients
-from envs.models.token_losses import token_losses
+from envs.models.token_losses import LOST, token_losses
 
 LONG, SHORT = (50, 61, 40), (5, 9, 3, 9)
 HEADS, WIDTH, RATE = 2, 8, 0.3
@@ -54,6 +54,33 @@ def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate
     gradients = torch.autograd.grad(got, qkv, upstream)
     for ours, theirs in zip(gradients, torch.autograd.grad(expected, qkv, upstream), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_in_lower_precision_is_as_near_as_the_precision_is() -> None:
+    layout = PackedLayout(LONG)
+    torch.manual_seed(0)
+    shape = (1, sum(LONG), HEADS, WIDTH)
+    qkv = [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
+    upstream = torch.randn(shape)
+    low = [x.detach().bfloat16().requires_grad_() for x in qkv]
+
+    torch.manual_seed(1)
+    got, _ = packed_attention(nn.Module(), *low, None, dropout=RATE, layout=layout)
+    torch.manual_seed(1)
+    expected = plain_attention(qkv, LONG, RATE)
+
+    assert got.dtype == torch.bfloat16
+    assert relative(got, expected) < 1e-2
+    ours = torch.autograd.grad(got, low, upstream.bfloat16())
+    for low_gradient, gradient in zip(
+        ours, torch.autograd.grad(expected, qkv, upstream), strict=True
+    ):
+        assert low_gradient.dtype == torch.bfloat16
+        assert relative(low_gradient, gradient) < 1e-2
+
+
+def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((got.float() - expected).norm() / expected.norm()).detach())
 
 
 def test_lengths_are_rounded_to_few_that_are_little_longer() -> None:
@@ -135,6 +162,24 @@ def test_standing_gradients_are_the_library_s_and_add_up(precision) -> None:
     assert all(not p.grad.any() for p in ours.parameters())
 
 
+def test_layers_that_read_the_same_lower_it_once_and_never_read_what_it_was() -> None:
+    ours, plain = layers()
+    use_standing_gradients(ours)
+    flat = FlatParameters(ours)
+    assert flat.parameter.grad is not None
+    for change in (0.0, 1.0):
+        for model in (ours, plain):
+            x = torch.ones(2, 6, requires_grad=True).clone()
+            with torch.autocast("cpu", torch.bfloat16):
+                first = model[1](x)
+                x = x.add_(change)
+                loss = (first - 2 * model[1](x)).float().pow(2).sum()
+            loss.backward()
+    expected = torch.cat([p.grad.reshape(-1) for p in plain[1].parameters()])
+    got = torch.cat([p.grad.reshape(-1) for p in ours[1].parameters()])
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
+
+
 def test_layers_without_a_standing_buffer_train_as_usual() -> None:
     ours, plain = layers()
     use_standing_gradients(ours)
@@ -147,11 +192,12 @@ def test_layers_without_a_standing_buffer_train_as_usual() -> None:
 
 def test_token_losses_are_the_cross_entropy_of_the_rows_that_count() -> None:
     torch.manual_seed(0)
-    for spread in (1.0, 40.0):  # in the second, single tokens take all of the probability
+    for spread in (1.0, 40.0):  # in the second, other tokens' probabilities are lost to rounding
         logits = (spread * torch.randn(9, 500)).requires_grad_()
         targets, weights = torch.randint(0, 500, (7,)), torch.rand(7)
         got = token_losses(logits, targets)
         expected = nn.functional.cross_entropy(logits[:7], targets, reduction="none")
+        assert (expected.max() > LOST) == (spread > 1)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
         (ours,) = torch.autograd.grad((got * weights).sum(), logits)
         (theirs,) = torch.autograd.grad((expected * weights).sum(), logits)

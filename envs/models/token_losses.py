@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+LOST = 80.0
+"""Nats from which a probability in float32 is small enough to lose digits."""
 
 
 def token_losses(logits_MV: Tensor, targets_K: Tensor) -> Tensor:
@@ -25,12 +29,11 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_MV: Tensor, targets_K: Tensor) -> Tensor:
         probabilities_MV = torch.softmax(logits_MV, dim=-1)
-        # From the most probable token, whose probability is never lost to rounding.
-        top_K1, where_K1 = probabilities_MV[: len(targets_K)].max(dim=-1, keepdim=True)
-        chosen_K1 = logits_MV[: len(targets_K)].gather(1, targets_K[:, None])
-        normaliser_K1 = logits_MV[: len(targets_K)].gather(1, where_K1) - top_K1.log()
         ctx.probabilities_MV, ctx.targets_K = probabilities_MV, targets_K
-        return (normaliser_K1 - chosen_K1)[:, 0]
+        losses_K = -probabilities_MV[: len(targets_K)].gather(1, targets_K[:, None])[:, 0].log()
+        if (losses_K > LOST).any():
+            losses_K = F.cross_entropy(logits_MV[: len(targets_K)], targets_K, reduction="none")
+        return losses_K
 
     @staticmethod
     def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, None]:
