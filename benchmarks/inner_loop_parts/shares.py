@@ -35,9 +35,7 @@ KINDS = {
     "dropout": (
         "_Dropout",
         "_DropoutBackward",
-        "aten::bitwise_and",
-        "aten::bitwise_right_shift",
-        "aten::bitwise_right_shift_",
+        "aten::index_fill_",
         "aten::sub",
     ),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::index_select", "aten::index_add_"),
@@ -61,6 +59,7 @@ def time_shares(workload: Workload, precision: Any) -> dict[str, float]:
     from inner_loop_parts.ours import Ours
 
     side = Ours(workload, "cpu", precision)
+    side(workload)  # twice: the first jobs of a process fault their memory in
     side(workload)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         side(workload)

@@ -35,7 +35,8 @@ def draw_dropped(count: int, rate: float) -> Tensor:
     while last < count:
         words = generator.random_raw(int(expected + 6 * expected**0.5) // 4 + 2)
         gaps = np.take(_gaps(rate), words.view(np.uint16))
-        parts.append(np.cumsum(gaps, out=gaps) + last)
+        gaps[0] += last
+        parts.append(np.cumsum(gaps, out=gaps))
         last = int(parts[-1][-1])
     places = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return torch.from_numpy(places[: np.searchsorted(places, count)])

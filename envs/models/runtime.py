@@ -138,8 +138,9 @@ def keep_freed_memory() -> bool:
 def use_huge_pages() -> bool:
     """Grow the heap by :data:`HEAP` bytes of address space that the kernel may back by huge pages.
 
-    A page of 4 KiB is faulted in, zeroed and looked up 512 times as often. No memory is taken before
-    it is used. To be called when freed memory is kept, else the C library gives the space back.
+    A page of 4 KiB is faulted in, zeroed and looked up 512 times as often. No memory is taken
+    before it is used. To be called when freed memory is kept, else the C library gives the space
+    back.
 
     Returns:
         Whether the kernel agreed.
