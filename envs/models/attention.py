@@ -212,10 +212,11 @@ def _dropped(sizes: Sequence[int], rate: float) -> list[Tensor]:
     """Places that are dropped in each of several pieces."""
     if not rate:
         return [torch.empty(0, dtype=torch.int64)] * len(sizes)
-    ends = torch.tensor(sizes).cumsum(0)
-    places = draw_dropped(sum(sizes), rate)
-    parts = places.tensor_split(torch.searchsorted(places, ends[:-1]))
-    return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
+    places = draw_dropped(sum(sizes), rate).numpy()
+    ends = np.cumsum(sizes)
+    parts = np.split(places, np.searchsorted(places, ends[:-1]))
+    starts = ends - sizes
+    return [torch.from_numpy(part - start) for part, start in zip(parts, starts, strict=True)]
 
 
 def register_packed_attention() -> None:

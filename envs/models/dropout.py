@@ -34,19 +34,23 @@ def draw_dropped(count: int, rate: float) -> Tensor:
     parts, last = [], -1
     while last < count:
         words = generator.random_raw(int(expected + 6 * expected**0.5) // 4 + 2)
-        gaps = np.take(_gaps(rate), words.view(np.uint16))
-        gaps[0] += last
-        parts.append(np.cumsum(gaps, out=gaps))
-        last = int(parts[-1][-1])
+        part = np.empty(4 * len(words) + 1, dtype=np.int64)
+        part[0], part[1:] = last, np.take(_gaps(rate), words.view(np.uint16))
+        parts.append(np.cumsum(part, out=part)[1:])
+        last = int(part[-1])
     places = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return torch.from_numpy(places[: np.searchsorted(places, count)])
 
 
 @lru_cache
 def _gaps(rate: float) -> np.ndarray:
-    """Quantiles of the geometric distribution, int64 (RESOLUTION,)."""
+    """Quantiles of the geometric distribution, (RESOLUTION,), in bytes where they fit.
+
+    Looked up at random, between operations that fill the cache: a small table stays in it.
+    """
     survival = 1 - (np.arange(RESOLUTION) + 0.5) / RESOLUTION
-    return 1 + np.floor(np.log(survival) / np.log1p(-rate)).astype(np.int64)
+    gaps = 1 + np.floor(np.log(survival) / np.log1p(-rate)).astype(np.int64)
+    return gaps.astype(np.min_scalar_type(gaps.max()))
 
 
 def zero_places(x: Tensor, places: Tensor) -> Tensor:
