@@ -96,3 +96,10 @@ def tiny_masked_lm(tiny_tokenizer: BertTokenizerFast) -> BertForMaskedLM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return BertForMaskedLM(config).eval()
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch) -> None:
+    """The attention that a GPU takes; the library has it on CPUs, too."""
+    for module in ("attention", "batches", "probes"):
+        monkeypatch.setattr(f"envs.models.{module}.takes_jagged", lambda device: True)

@@ -106,7 +106,7 @@ def test_the_longest_input_has_a_position_for_every_token(name, tokenizers, monk
     """On a GPU nothing is packed, so that packing does not tell where positions begin."""
     for packing in (True, False):
         if not packing:
-            monkeypatch.setattr(LanguageModel, "_probe_packing", lambda self: False)
+            monkeypatch.setattr("envs.models.language_model.probe_packing", lambda lm: False)
         lm = make(name, tokenizers, max_position_embeddings=40)
         assert lm.max_length == (40 if name == "bert" else 38)
         with torch.inference_mode():

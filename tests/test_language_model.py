@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from envs.models import attention
 from envs.models.language_model import LanguageModel
 from envs.models.loading import ModelNotFoundError, load_language_model
 from envs.models.states import TokenStates
@@ -96,10 +97,39 @@ def our_loss(lm, sequences, labels) -> torch.Tensor:
     return lm.masked_losses(sequences, positions, label_T[positions]).mean()
 
 
+@pytest.mark.parametrize("architecture", PACKING)
+def test_attention_as_on_a_gpu_equals_the_library_s(
+    architecture, tiny_tokenizer, as_on_a_gpu
+) -> None:
+    check_loss_and_gradients(architecture, tiny_tokenizer)
+
+
+def test_what_cannot_be_trained_packed_on_a_gpu_is_padded(
+    tiny_tokenizer, as_on_a_gpu, monkeypatch
+) -> None:
+    original = attention._jagged_attention
+
+    def fails_backward(query, *others):
+        output = original(query, *others)
+        if output.requires_grad:
+            output.register_hook(lambda grad: torch.zeros(1) @ torch.zeros(2))
+        return output
+
+    monkeypatch.setattr(attention, "_jagged_attention", fails_backward)
+    lm, _ = build("Bert", tiny_tokenizer)
+    assert not lm.packs
+    assert not lm.flat.grad.any()
+    check_loss_and_gradients("Bert", tiny_tokenizer, packs=False)
+
+
 @pytest.mark.parametrize("architecture", [*PACKING, *PADDED])
 def test_loss_and_gradients_equal_the_library_s(architecture, tiny_tokenizer) -> None:
+    check_loss_and_gradients(architecture, tiny_tokenizer, packs=architecture in PACKING)
+
+
+def check_loss_and_gradients(architecture: str, tiny_tokenizer, packs: bool = True) -> None:
     lm, plain = build(architecture, tiny_tokenizer, **{**PACKING, **PADDED}[architecture])
-    assert lm.packs == (architecture in PACKING)
+    assert lm.packs == packs
     assert lm.sparse_head
     lm.model.train()
     sequences, labels = batch(len(tiny_tokenizer))

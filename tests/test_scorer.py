@@ -93,6 +93,23 @@ def test_masks_and_seed_change_the_score(lm, job) -> None:
     assert len(set(scores)) == 4
 
 
+def test_a_job_is_the_same_with_the_attention_that_a_gpu_takes(
+    tiny_masked_lm, tiny_tokenizer, job, request
+) -> None:
+    for module in tiny_masked_lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    expected = Scorer(
+        LanguageModel("tiny", copy.deepcopy(tiny_masked_lm), tiny_tokenizer), IsQuestion()
+    )(job)
+    request.getfixturevalue("as_on_a_gpu")
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    got = Scorer(lm, IsQuestion())(job)
+    assert lm.packs
+    assert got.metrics["nll"] == pytest.approx(expected.metrics["nll"], rel=1e-4)
+    assert got.pretrain_loss == pytest.approx(expected.pretrain_loss, rel=1e-4)
+
+
 def test_no_generator_of_the_user_is_touched(lm, job) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)

@@ -3,8 +3,9 @@
 A packed batch is one row of T tokens, the sequences one after another. transformers lets a model
 use any attention function that is registered by name; ours receives the lengths of the sequences
 through the model's keyword arguments and attends within each of them. Architectures whose
-attention does not go through that interface are found by a probe (``language_model.py``) and padded
-instead.
+attention does not go through that interface are found by a probe (``probes.py``) and padded
+instead. On a GPU the library's kernels for jagged tensors do it (flash attention where there is
+one); what follows is for CPUs.
 
 With S = Q K^T s, P = softmax(S), dropout mask M, c = 1 / (1 - rate) and O = c (P * M) V, the
 gradients are, with G that of O,
@@ -21,6 +22,7 @@ is slower than these matrix products on CPU at the lengths of contexts, with and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from envs.models.dropout import draw_dropped, zero_places
 from envs.models.rounding import rounded
@@ -53,6 +56,7 @@ class PackedLayout:
 
     lengths: Sequence[int]
     _block: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    _offsets: Tensor | None = field(default=None, init=False)
 
     @property
     def tokens(self) -> int:
@@ -115,6 +119,12 @@ class PackedLayout:
             scores[:, :, self.lengths[number] :] = NEGLIGIBLE
         return scores
 
+    def offsets(self, device: torch.device) -> Tensor:
+        """Where the sequences begin and the last one ends, int64 (N + 1,), made once."""
+        if self._offsets is None:
+            self._offsets = torch.tensor([0, *accumulate(self.lengths)], device=device)
+        return self._offsets
+
     def block(self) -> tuple[Tensor, Tensor]:
         """Where each token is in the padded block, (T,), and the block's bias (N, 1, 1, Lmax)."""
         if self._block is None:
@@ -151,8 +161,40 @@ def packed_attention(
         if len(query) > 1:
             raise ValueError("Packed attention takes one row of sequences and their layout.")
         layout = PackedLayout([query.shape[2]])
-    by_token = (x[0].transpose(0, 1) for x in (query, key, value))
-    return _Attention.apply(*by_token, scale, rate, layout)[None], None
+    attend = _jagged_attention if takes_jagged(query.device) else _Attention.apply
+    query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(query_THD, key_THD, value_THD, scale, rate, layout)[None], None
+
+
+def takes_jagged(device: torch.device) -> bool:
+    """Whether packed batches are attended to by the library, without filling."""
+    return device.type != "cpu"
+
+
+def inference(device: torch.device) -> AbstractContextManager[Any]:
+    """Without gradients; not in inference mode where attention takes jagged tensors, which do not
+    know it."""
+    return torch.no_grad() if takes_jagged(device) else torch.inference_mode()
+
+
+def _jagged_attention(
+    query_THD: Tensor,
+    key_THD: Tensor,
+    value_THD: Tensor,
+    scale: float,
+    rate: float,
+    layout: PackedLayout,
+) -> Tensor:
+    offsets = layout.offsets(query_THD.device)
+    shortest, longest = min(layout.lengths), max(layout.lengths)
+    query, key, value = (
+        torch.nested.nested_tensor_from_jagged(
+            x.contiguous(), offsets, min_seqlen=shortest, max_seqlen=longest
+        ).transpose(1, 2)
+        for x in (query_THD, key_THD, value_THD)
+    )
+    output = F.scaled_dot_product_attention(query, key, value, dropout_p=rate, scale=scale)
+    return output.transpose(1, 2).values()
 
 
 class _Attention(torch.autograd.Function):

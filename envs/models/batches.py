@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.models.attention import PackedLayout
+from envs.models.attention import PackedLayout, takes_jagged
 from envs.models.padding import padded_length
 from envs.models.rounding import ROW_PARTS, rounded
 
@@ -42,10 +42,12 @@ class Batches:
     ) -> dict[str, Any]:
         """All sequences one after another, as one row, with the layout attention needs.
 
-        Each (1, T'), T' the sum of the lengths and some filling.
+        Each (1, T'), T' the sum of the lengths and, on a CPU, some filling.
         """
         lengths = [len(ids) for ids in sequences]
         filling = rounded(sum(lengths), ROW_PARTS) - sum(lengths)
+        if takes_jagged(self._device):
+            filling = 0
         pad = np.full(filling, self._config.pad_token_id or 0, dtype=np.int64)
         zeros = np.zeros(filling, dtype=np.int64)
         positions = np.concatenate([*(np.arange(n, dtype=np.int64) for n in lengths), zeros])

@@ -75,7 +75,7 @@ class _Dropout(torch.autograd.Function):
 
 def fast_dropout(x: Tensor, rate: float) -> Tensor:
     """Dropout as ``F.dropout`` does it in training. Draws from torch's global generator."""
-    if x.is_cuda or rate >= 1:
+    if x.device.type != "cpu" or rate >= 1:
         return F.dropout(x, rate)
     return _Dropout.apply(x, rate)
 

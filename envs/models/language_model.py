@@ -1,12 +1,7 @@
 """A masked language model as the project uses it: fast, restorable, of any architecture.
 
-Nothing here knows an architecture by name. Two things differ between them, and both are found by
-trying on two short sequences when the model is loaded:
-
-* whether it can be *packed* (no padding): its attention goes through transformers' attention
-  interface and its positions can be given; otherwise batches are padded to their longest sequence;
-* whether its vocabulary head works token by token, so that it need be computed at masked positions
-  only; otherwise it is computed everywhere.
+Nothing here knows an architecture by name. What an architecture can do is tried when the model is
+loaded (``probes.py``).
 """
 
 from __future__ import annotations
@@ -27,6 +22,7 @@ from envs.models.batches import Batches
 from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.padding import fixed_length
+from envs.models.probes import probe_head, probe_packing, probe_width
 from envs.models.quiet import quiet
 from envs.models.rounding import rounded
 from envs.models.runtime import Precision, choose_precision
@@ -36,9 +32,6 @@ from envs.models.token_rows import TokenRows, readers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PROBE_TOLERANCE = 1e-3
-"""Relative: far above rounding, far below a wrong position or a leak between sequences."""
 
 
 class LanguageModel:
@@ -57,6 +50,7 @@ class LanguageModel:
         vocab_size: V, rows of the embedding matrix.
         packs: batches carry no padding.
         flat: all its weights and gradients.
+        batches: makes the encoder's inputs.
         sparse_head: the vocabulary projection is computed at masked positions only.
     """
 
@@ -80,22 +74,22 @@ class LanguageModel:
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
         self._encoder = model.base_model
-        self._batches = Batches(self._encoder, model.config, self.device)
+        self.batches = Batches(self._encoder, model.config, self.device)
         self._attention = model.config._attn_implementation
         self._states = TOKEN_STATES.get(model.config.model_type, "last_hidden_state")
         use_standing_gradients(model)
         self.flat = FlatParameters(self.model)
         self.packs = False
-        self.width = self._probe_width()
-        self.packs = self._probe_packing()
-        self.sparse_head = self._probe_head()
+        self.width = probe_width(self)
+        self.packs = probe_packing(self)
+        self.sparse_head = probe_head(self)
 
     @property
     def max_length(self) -> int:
         """Longest input, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
         # Where packing was not tried, or failed, only the table of positions tells.
-        first = max(self._batches.position_offset, _first_position(self._encoder))
+        first = max(self.batches.position_offset, _first_position(self._encoder))
         counted = int(positions) - first
         one = fixed_length(self.model.config) or 10**6
         return min(counted, one, self.tokenizer.model_max_length)
@@ -125,7 +119,7 @@ class LanguageModel:
         if not embeddings or weight_decay or self.device.type != "cpu":
             return nullcontext(self.flat)
         filling = np.array([self.model.config.pad_token_id or 0])
-        ids = self._batches.tensor(np.concatenate([filling, *sequences]))
+        ids = self.batches.tensor(np.concatenate([filling, *sequences]))
         return TokenRows(self.flat, embeddings, ids)
 
     @property
@@ -135,11 +129,11 @@ class LanguageModel:
 
     def embeddings(self, input_ids: np.ndarray) -> Tensor:
         """Static token embeddings, float32 (..., E)."""
-        return self._embedding.weight[self._batches.tensor(input_ids)].float()
+        return self._embedding.weight[self.batches.tensor(input_ids)].float()
 
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
-        with self._unpacked(), quiet():
+        with self.unpacked(), quiet():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
 
@@ -168,14 +162,14 @@ class LanguageModel:
         """
         if pad_to is not None:
             return self._states_with_padding(sequences, token_types, pad_to)
-        batch = self._batches.packed(sequences, token_types) if self.packs else None
+        batch = self.batches.packed(sequences, token_types) if self.packs else None
         with self.autocast():
             if batch is not None:
                 hidden_TD = getattr(self._encoder(**batch), self._states)[
                     0, : batch["layout"].tokens
                 ]
             else:
-                padded = self._batches.padded(sequences, token_types)
+                padded = self.batches.padded(sequences, token_types)
                 hidden_BLD = getattr(self._encoder(**padded), self._states)
                 real = padded["attention_mask"].bool()
                 hidden_TD = hidden_BLD[:, : real.shape[1]][real]
@@ -187,13 +181,13 @@ class LanguageModel:
         token_types: Sequence[np.ndarray] | None,
         pad_to: int,
     ) -> Tensor:
-        padded = self._batches.padded(sequences, token_types, pad_to)
-        with self._unpacked(), self.autocast():
+        padded = self.batches.padded(sequences, token_types, pad_to)
+        with self.unpacked(), self.autocast():
             hidden_BLD = getattr(self._encoder(**padded), self._states)
         return hidden_BLD[:, :pad_to].flatten(0, 1).float()
 
     @contextmanager
-    def _unpacked(self) -> Iterator[None]:
+    def unpacked(self) -> Iterator[None]:
         """The model's own attention, which knows padding, in the place of the packed one."""
         self.model.set_attn_implementation(self._attention)
         try:
@@ -216,7 +210,7 @@ class LanguageModel:
         if self.sparse_head:
             hidden_MD = self.hidden_states(sequences).index_select(0, where)
             return self.head_logits(hidden_MD)
-        padded = self._batches.padded(sequences, None)
+        padded = self.batches.padded(sequences, None)
         with self.autocast():
             logits_BLV = self.model(**padded).logits
         return logits_BLV[padded["attention_mask"].bool()].index_select(0, where).float()
@@ -233,7 +227,7 @@ class LanguageModel:
         """
         filling = rounded(len(positions)) - len(positions)
         logits_MV = self.masked_logits(sequences, np.pad(positions, (0, filling)))
-        return token_losses(logits_MV, self._batches.tensor(targets))
+        return token_losses(logits_MV, self.batches.tensor(targets))
 
     def head_logits(self, hidden_MD: Tensor) -> Tensor:
         """The masked-LM head alone, on given states.
@@ -254,65 +248,6 @@ class LanguageModel:
         finally:
             del self._encoder.forward
 
-    def _probe_sequences(self) -> list[np.ndarray]:
-        rng = np.random.default_rng(0)
-        pad = self.model.config.pad_token_id
-        ids = [i for i in range(min(self.vocab_size, 4096)) if i != pad]
-        return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5)]
-
-    def _probe_width(self) -> int:
-        """Asked of the states themselves: configurations name it in many ways."""
-        with self._evaluating():
-            return int(self.hidden_states(self._probe_sequences()).shape[1])
-
-    def _probe_packing(self) -> bool:
-        """Try packed against padded; keep the first position offset that agrees."""
-        if "position_ids" not in self._batches.accepts or self.device.type != "cpu":
-            return False
-        sequences = self._probe_sequences()
-        pad = self.model.config.pad_token_id or 0
-        with self._evaluating():
-            self.packs = False
-            expected = self.hidden_states(sequences)
-            self.packs = True
-            self.model.set_attn_implementation(PACKED)
-            for offset in (0, pad + 1):
-                self._batches.position_offset = offset
-                try:
-                    got = self.hidden_states(sequences)
-                except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-                    break
-                if got.shape == expected.shape and _close(got, expected):
-                    return True
-            self.model.set_attn_implementation(self._attention)
-            self._batches.position_offset = 0
-        return False
-
-    def _probe_head(self) -> bool:
-        sequences = self._probe_sequences()
-        with self._evaluating():
-            batch = self._batches.padded(sequences, None)
-            with self._unpacked():
-                expected = self.model(**batch).logits[batch["attention_mask"].bool()].float()
-            try:
-                got = self.head_logits(self.hidden_states(sequences))
-            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-                return False
-        return got.shape == expected.shape and _close(got, expected)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Inference mode, in full precision, with the module's mode put back afterwards."""
-        training, precision = self.model.training, self.precision
-        self.model.eval()
-        self.precision = "fp32"
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.precision = precision
-            self.model.train(training)
-
 
 def _encoder_output(hidden: Tensor) -> Any:
     """What an encoder returns, and ``None`` for whatever else a head may look at."""
@@ -331,11 +266,6 @@ def _first_position(encoder: torch.nn.Module) -> int:
     tables = [m for name, m in encoder.named_modules() if name.endswith("position_embeddings")]
     kept = [getattr(table, "padding_idx", None) for table in tables]
     return max((place + 1 for place in kept if place is not None), default=0)
-
-
-def _close(got: Tensor, expected: Tensor) -> bool:
-    error = (got - expected).norm() / expected.norm().clamp_min(1e-12)
-    return bool(error < PROBE_TOLERANCE)
 
 
 def _mask_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:

@@ -118,7 +118,7 @@ class StandingLinear(nn.Linear):
 def _stands(layer: nn.Embedding | nn.Linear) -> bool:
     weight = layer.weight
     trains = layer.training and torch.is_grad_enabled() and weight.requires_grad
-    return trains and weight.grad is not None and not weight.is_cuda
+    return trains and weight.grad is not None and weight.device.type == "cpu"
 
 
 def use_standing_gradients(model: nn.Module) -> None:

@@ -1,0 +1,62 @@
+"""That a step keeps to the model's device and waits for none of its values, tried without a GPU.
+
+PyTorch's device "meta" has shapes and no numbers: it refuses tensors of another device, as a GPU
+does, and to be asked for a value, for which a GPU would be waited for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from envs.adaptation.jobs import Feature
+from envs.models.language_model import LanguageModel
+from envs.tasks.classification import Classification
+from envs.tasks.question_answering import QuestionAnswering
+from envs.text.examples import TextExample
+
+LENGTHS = (9, 17, 4)
+
+
+@pytest.fixture
+def lm(tiny_masked_lm, tiny_tokenizer, monkeypatch) -> LanguageModel:
+    """Packed, on the device "meta", where nothing can be tried and jagged attention is unknown."""
+    for probe, finding in (("width", 32), ("packing", True), ("head", True)):
+        monkeypatch.setattr(f"envs.models.language_model.probe_{probe}", lambda lm, f=finding: f)
+    monkeypatch.setattr("envs.models.attention._jagged_attention", lambda q, k, v, *_: q + k + v)
+    model = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer, device="meta", precision="fp32")
+    model.model.set_attn_implementation("nmg_packed")
+    model.model.train()
+    return model
+
+
+def sequences(vocab_size: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(5, vocab_size, n) for n in LENGTHS]
+
+
+def test_further_pretraining(lm) -> None:
+    ids = sequences(lm.vocab_size)
+    losses = lm.masked_losses(ids, np.array([1, 12, 20]), np.array([6, 7, 8]))
+    losses.mean().backward()
+    assert losses.shape == (3,)
+    assert losses.device == lm.flat.grad.device == torch.device("meta")
+
+
+@pytest.mark.parametrize("kind", ["qa", "classification"])
+def test_fine_tuning(lm, kind) -> None:
+    ids = sequences(lm.vocab_size)
+    example = TextExample(id="0", text="a", label="x")
+    task = (
+        QuestionAnswering(lm.tokenizer)
+        if kind == "qa"
+        else Classification(lm.tokenizer, ["x", "y", "z"])
+    )
+    features = [Feature(s, np.zeros(len(s), np.int8), (1, 2), example) for s in ids]
+    head = task.head(lm.width).to(lm.device)
+    with lm.trained(ids):
+        loss = task.loss(head, lm.hidden_states(ids), LENGTHS, features)
+        loss.backward()
+    assert loss.shape == ()
+    assert loss.device == torch.device("meta")
