@@ -2,6 +2,7 @@
 
     python benchmarks/legitimacy.py                       the testbed, ten seeds
     python benchmarks/legitimacy.py --dataset chemprot    minilm on ChemProt; needs NMG_DATA
+    python benchmarks/legitimacy.py --dataset scicite --examples 300 --epochs 4 --learning-rate 1e-4
 
 *stock* runs the scorer on the library's own model: every batch padded, eager attention, the
 library's dropout, logits at all positions, the default matrix product. *fp32* and *bf16* are ours.
@@ -63,6 +64,10 @@ class StockModel:
         del pad_to
         batch, real_BL = self._batch(sequences, token_types)
         return self.model.base_model(**batch).last_hidden_state[real_BL]
+
+    def autocast(self) -> Any:
+        """Not in lower precision."""
+        return nullcontext()
 
     def trained(self, sequences: Any, weight_decay: float) -> Any:
         """All weights."""
@@ -137,12 +142,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--dataset", default="testbed", help="testbed, or of classification")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--examples", type=int, default=60, help="to train on; not of the testbed")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning (default: the preset's)")
+    parser.add_argument("--learning-rate", type=float, help="of fine-tuning (the preset's)")
     args = parser.parse_args(argv)
     tune_runtime(threads=1)
     config = resolve_training({"task": "testbed"})
     if args.dataset != "testbed":
-        sizes = {"contexts": 30, "train_examples": 60, "score_examples": 100}
-        flags = {"task": "classification", "dataset": args.dataset, **sizes}
+        sizes = {"contexts": 30, "train_examples": args.examples, "score_examples": 100}
+        tuning = {"finetune_epochs": args.epochs, "finetune_lr": args.learning_rate}
+        given = {name: value for name, value in tuning.items() if value is not None}
+        flags = {"task": "classification", "dataset": args.dataset, **sizes, **given}
         config = resolve_training(flags, "classification")
     stage = training_stage(config.data, config.episode)
     settings = replace(config.adaptation, finetune_seeds=1)
