@@ -68,6 +68,7 @@ def _trains(lm: LanguageModel) -> bool:
     """Whether a training step runs in the precision that is asked for: kernels for training are
     not those for evaluation."""
     devices = [lm.device] if lm.device.type == "cuda" else []
+    training = lm.model.training
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         lm.model.train()
         try:
@@ -75,7 +76,7 @@ def _trains(lm: LanguageModel) -> bool:
         except UNABLE:
             return False
         finally:
-            lm.model.eval()
+            lm.model.train(training)
             lm.flat.zero_grad()
     return True
 
