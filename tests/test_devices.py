@@ -22,8 +22,8 @@ LENGTHS = (9, 17, 4)
 @pytest.fixture
 def lm(tiny_masked_lm, tiny_tokenizer, monkeypatch) -> LanguageModel:
     """Packed, on the device "meta", where nothing can be tried and jagged attention is unknown."""
-    for probe, finding in (("width", 32), ("packing", True), ("head", True)):
-        monkeypatch.setattr(f"envs.models.language_model.probe_{probe}", lambda lm, f=finding: f)
+    for probe, finding in (("width", 32), ("packing", True), ("head", True), ("join", None)):
+        monkeypatch.setattr(f"envs.models.language_model.probe_{probe}", lambda *_, f=finding: f)
     monkeypatch.setattr("envs.models.attention._jagged_attention", lambda q, k, v, *_: q + k + v)
     model = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer, device="meta", precision="fp32")
     model.model.set_attn_implementation("nmg_packed")

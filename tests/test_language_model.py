@@ -41,6 +41,7 @@ PACKING = {
     },
     "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
 }
+JOINING = {*PACKING} - {"Albert", "ModernBert", "DistilBert"}
 PADDED = {
     "DebertaV2": {},
     "ConvBert": {},
@@ -131,6 +132,7 @@ def check_loss_and_gradients(architecture: str, tiny_tokenizer, packs: bool = Tr
     lm, plain = build(architecture, tiny_tokenizer, **{**PACKING, **PADDED}[architecture])
     assert lm.packs == packs
     assert lm.sparse_head
+    assert (lm.join is not None) == (packs and architecture in JOINING)
     lm.model.train()
     sequences, labels = batch(len(tiny_tokenizer))
 

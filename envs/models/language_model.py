@@ -21,8 +21,9 @@ from envs.models.attention import PACKED, register_packed_attention
 from envs.models.batches import Batches
 from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
+from envs.models.last_layer import only_at
 from envs.models.padding import fixed_length
-from envs.models.probes import probe_head, probe_packing, probe_width
+from envs.models.probes import probe_head, probe_join, probe_packing, probe_width
 from envs.models.quiet import quiet
 from envs.models.rounding import rounded
 from envs.models.runtime import Precision, choose_precision
@@ -52,6 +53,7 @@ class LanguageModel:
         flat: all its weights and gradients.
         batches: makes the encoder's inputs.
         sparse_head: the vocabulary projection is computed at masked positions only.
+        join: where the last layer is, too, if that can be (``last_layer.py``).
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class LanguageModel:
         use_standing_gradients(model)
         self.flat = FlatParameters(self.model)
         self.packs = False
+        self.join: torch.nn.Module | None = None
         self.width = probe_width(self)
         self.packs = probe_packing(self)
         self.sparse_head = probe_head(self)
+        self.join = probe_join(self, self._encoder) if self.packs else None
 
     @property
     def max_length(self) -> int:
@@ -175,6 +179,14 @@ class LanguageModel:
                 hidden_TD = hidden_BLD[:, : real.shape[1]][real]
         return hidden_TD.float()
 
+    def states_at(self, sequences: Sequence[np.ndarray], where_M: Tensor) -> Tensor:
+        """Last-layer states at some positions of the sequences laid one after another, (M, D)."""
+        if self.join is None:
+            return self.hidden_states(sequences).index_select(0, where_M)
+        with self.autocast(), only_at(self.join, where_M):
+            output = self._encoder(**self.batches.packed(sequences, None))
+        return getattr(output, self._states)[0].float()
+
     def _states_with_padding(
         self,
         sequences: Sequence[np.ndarray],
@@ -208,8 +220,7 @@ class LanguageModel:
         """
         where = torch.from_numpy(positions).to(self.device)
         if self.sparse_head:
-            hidden_MD = self.hidden_states(sequences).index_select(0, where)
-            return self.head_logits(hidden_MD)
+            return self.head_logits(self.states_at(sequences, where))
         padded = self.batches.padded(sequences, None)
         with self.autocast():
             logits_BLV = self.model(**padded).logits

@@ -4,6 +4,7 @@
   interface and its positions can be given; otherwise batches are padded to their longest sequence.
 * Whether its vocabulary head works token by token, so that it need be computed at masked positions
   only; otherwise it is computed everywhere.
+* Whether the last layer can be computed at those positions only (``last_layer.py``).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.models.attention import PACKED, inference, takes_jagged
+from envs.models.last_layer import find_join
 
 if TYPE_CHECKING:
     from envs.models.language_model import LanguageModel
@@ -93,6 +95,19 @@ def probe_head(lm: LanguageModel) -> bool:
         except UNABLE:
             return False
     return _close(got, expected)
+
+
+def probe_join(lm: LanguageModel, encoder: nn.Module) -> nn.Module | None:
+    """Try a packed model's states at some positions against those of all."""
+    sequences, where_M = _sequences(lm), torch.tensor([1, 6, 7, 11, 0], device=lm.device)
+    with _evaluating(lm):
+        expected = lm.states_at(sequences, where_M)
+        lm.join = find_join(encoder, lambda: lm.hidden_states(sequences))
+        try:
+            agrees = _close(lm.states_at(sequences, where_M), expected)
+        except UNABLE:
+            return None
+    return lm.join if agrees else None
 
 
 def _sequences(lm: LanguageModel) -> list[np.ndarray]:
