@@ -65,6 +65,12 @@ class StockModel:
         batch, real_BL = self._batch(sequences, token_types)
         return self.model.base_model(**batch).last_hidden_state[real_BL]
 
+    def states_at(
+        self, sequences: Sequence[np.ndarray], positions: np.ndarray, token_types: Any = None
+    ) -> Tensor:
+        """Some of the states of all tokens, (M, D)."""
+        return self.hidden_states(sequences, token_types)[torch.from_numpy(positions)]
+
     def autocast(self) -> Any:
         """Not in lower precision."""
         return nullcontext()

@@ -110,6 +110,22 @@ def test_a_job_is_the_same_with_the_attention_that_a_gpu_takes(
     assert got.pretrain_loss == pytest.approx(expected.pretrain_loss, rel=1e-4)
 
 
+def test_a_task_that_reads_the_first_tokens_gets_the_same_score_from_them_alone(
+    tiny_masked_lm, tiny_tokenizer, job
+) -> None:
+    for module in tiny_masked_lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    assert lm.join is not None
+    task = IsQuestion()
+    task.reads_first = True
+    scorers = Scorer(lm, IsQuestion()), Scorer(lm, task)
+    expected, got = (scorer(job) for scorer in scorers)
+    assert got.metrics == pytest.approx(expected.metrics, rel=1e-4)
+    assert got.cost == expected.cost
+
+
 def test_no_generator_of_the_user_is_touched(lm, job) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)

@@ -53,7 +53,8 @@ class Task(Protocol):
     """A downstream task: features, a head on the encoder, a loss and metrics.
 
     Hidden states come packed: ``hidden_TD`` holds the states of all tokens of all features, one
-    after the other, and ``lengths`` says where each feature ends.
+    after the other, and ``lengths`` says where each feature ends. A task whose attribute
+    ``reads_first`` is true gets the first state of every feature only.
     """
 
     name: str

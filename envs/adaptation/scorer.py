@@ -120,8 +120,8 @@ class Scorer:
 
         def loss(rows: np.ndarray) -> Tensor:
             features = [job.train[i] for i in rows]
-            hidden_TD, lengths = self._states(features)
-            cost["finetune_tokens"] += len(hidden_TD)
+            hidden_TD, lengths, tokens = self._states(features)
+            cost["finetune_tokens"] += tokens
             return self.task.loss(head, hidden_TD, lengths, features)
 
         if job.train and settings.finetune_epochs:
@@ -145,8 +145,8 @@ class Scorer:
         with inference(lm.device), lm.autocast():
             for step, rows in enumerate(batches):
                 features = [job.score[i] for i in rows]
-                hidden_TD, lengths = self._states(features)
-                cost["eval_tokens"] += len(hidden_TD)
+                hidden_TD, lengths, tokens = self._states(features)
+                cost["eval_tokens"] += tokens
                 with torch.autocast(lm.device.type, enabled=False):
                     got = self.task.predict(head, hidden_TD, lengths, features)
                 for i, output in zip(rows, got, strict=True):
@@ -154,13 +154,18 @@ class Scorer:
                 self.progress("evaluation", step + 1, len(batches))
         return self.task.evaluate(job.score, outputs)
 
-    def _states(self, features: Sequence[Feature]) -> tuple[Tensor, list[int]]:
-        """States of the features, (T, D), and how many are each feature's."""
+    def _states(self, features: Sequence[Feature]) -> tuple[Tensor, list[int], int]:
+        """States of the features that the task reads, how many are each feature's, and of how many
+        tokens they were computed."""
+        ids, types = [f.input_ids for f in features], [f.token_type_ids for f in features]
+        lengths = [len(f) for f in features]
+        if getattr(self.task, "reads_first", False):
+            firsts = np.cumsum([0, *lengths[:-1]])
+            hidden_TD = self.language_model.states_at(ids, firsts, types)
+            return hidden_TD, [1] * len(features), sum(lengths)
         pad_to: int | None = getattr(self.task, "pad_to", None)
-        hidden_TD = self.language_model.hidden_states(
-            [f.input_ids for f in features], [f.token_type_ids for f in features], pad_to=pad_to
-        )
-        return hidden_TD, [pad_to or len(f) for f in features]
+        hidden_TD = self.language_model.hidden_states(ids, types, pad_to=pad_to)
+        return hidden_TD, [pad_to or length for length in lengths], len(hidden_TD)
 
     @staticmethod
     def schedule(done: float) -> float:

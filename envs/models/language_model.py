@@ -179,12 +179,27 @@ class LanguageModel:
                 hidden_TD = hidden_BLD[:, : real.shape[1]][real]
         return hidden_TD.float()
 
-    def states_at(self, sequences: Sequence[np.ndarray], where_M: Tensor) -> Tensor:
-        """Last-layer states at some positions of the sequences laid one after another, (M, D)."""
+    def states_at(
+        self,
+        sequences: Sequence[np.ndarray],
+        positions: np.ndarray,
+        token_types: Sequence[np.ndarray] | None = None,
+    ) -> Tensor:
+        """Last-layer states at some positions of the sequences laid one after another.
+
+        Args:
+            sequences: token ids, each of shape (n,), without padding.
+            positions: int64 (M,).
+            token_types: as in :meth:`hidden_states`.
+
+        Returns:
+            hidden_MD, float32.
+        """
+        where_M = torch.from_numpy(positions).to(self.device)
         if self.join is None:
-            return self.hidden_states(sequences).index_select(0, where_M)
+            return self.hidden_states(sequences, token_types).index_select(0, where_M)
         with self.autocast(), only_at(self.join, where_M):
-            output = self._encoder(**self.batches.packed(sequences, None))
+            output = self._encoder(**self.batches.packed(sequences, token_types))
         return getattr(output, self._states)[0].float()
 
     def _states_with_padding(
@@ -218,13 +233,13 @@ class LanguageModel:
         Returns:
             logits_MV, float32.
         """
-        where = torch.from_numpy(positions).to(self.device)
         if self.sparse_head:
-            return self.head_logits(self.states_at(sequences, where))
+            return self.head_logits(self.states_at(sequences, positions))
         padded = self.batches.padded(sequences, None)
         with self.autocast():
             logits_BLV = self.model(**padded).logits
-        return logits_BLV[padded["attention_mask"].bool()].index_select(0, where).float()
+        where_M = torch.from_numpy(positions).to(self.device)
+        return logits_BLV[padded["attention_mask"].bool()].index_select(0, where_M).float()
 
     def masked_losses(
         self, sequences: Sequence[np.ndarray], positions: np.ndarray, targets: np.ndarray

@@ -99,12 +99,12 @@ def probe_head(lm: LanguageModel) -> bool:
 
 def probe_join(lm: LanguageModel, encoder: nn.Module) -> nn.Module | None:
     """Try a packed model's states at some positions against those of all."""
-    sequences, where_M = _sequences(lm), torch.tensor([1, 6, 7, 11, 0], device=lm.device)
+    sequences, positions = _sequences(lm), np.array([1, 6, 7, 11, 0])
     with _evaluating(lm):
-        expected = lm.states_at(sequences, where_M)
+        expected = lm.states_at(sequences, positions)
         lm.join = find_join(encoder, lambda: lm.hidden_states(sequences))
         try:
-            agrees = _close(lm.states_at(sequences, where_M), expected)
+            agrees = _close(lm.states_at(sequences, positions), expected)
         except UNABLE:
             return None
     return lm.join if agrees else None

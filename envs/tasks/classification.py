@@ -134,6 +134,11 @@ class Classification:
             )
         return number
 
+    @property
+    def reads_first(self) -> bool:
+        """The head sees the first token's state only."""
+        return self.pooling == "first"
+
     def head(self, width: int) -> nn.Module:
         """Dense layer, tanh, dropout, linear layer: BERT's pooler and classifier, both fresh."""
         head = nn.Sequential(
