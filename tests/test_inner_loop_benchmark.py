@@ -88,3 +88,34 @@ def test_a_few_steps_are_scaled_to_the_whole_job(benchmark, tmp_path) -> None:
     by_tokens = scaled(steps, workload, "tokens")
     total = sum(map(len, workload.job.score))
     assert by_tokens[EVALUATION][0] == pytest.approx(total / 10)
+
+
+def test_the_limit_counts_what_is_read(benchmark, tmp_path) -> None:
+    from inner_loop_parts.limit import needed
+    from inner_loop_parts.material import generated_questions
+    from inner_loop_parts.workload import EVALUATION, PRETRAINING, make_workload
+
+    examples = generated_questions(2, 20)
+    tokenizer = benchmark.load_tokenizer([example.context for example in examples])
+    model = {"width": 6, "layers": 3, "inner": 10, "vocabulary": 50}
+    workload = make_workload("qa", examples, tokenizer, tmp_path, contexts=5, questions=5, seed=0)
+    counts = needed(workload, model)
+
+    # Every product of the encoder, written out for one context of n tokens of which r are masked.
+    def products(n: int, r: int) -> list[tuple[int, int, int]]:
+        whole = [(n, 6, 6)] * 4 + [(n, 6, 10), (n, 10, 6), (n, 6, n), (n, n, 6)]
+        last = [(n, 6, 6)] * 2 + [(r, 6, 6)] * 2 + [(r, 6, 10), (r, 10, 6), (r, 6, n), (r, n, 6)]
+        return 2 * whole + last
+
+    def operations(shapes: list[tuple[int, int, int]]) -> int:
+        return sum(2 * a * b * c for a, b, c in shapes)
+
+    job = workload.job
+    forward = sum(
+        operations([*products(len(c), m.sum()), (m.sum(), 6, 6), (m.sum(), 6, 50)])
+        for c, m in zip(job.contexts, job.masks, strict=True)
+    )
+    assert counts[PRETRAINING] == pytest.approx(3 * job.settings.pretrain_epochs * forward)
+    assert counts[EVALUATION] == pytest.approx(
+        sum(operations(products(len(f), len(f))) for f in job.score)
+    )

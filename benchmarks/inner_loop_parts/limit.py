@@ -21,24 +21,34 @@ TRAINING = 3
 def needed(workload: Workload, model: Mapping[str, int]) -> dict[str, float]:
     """Floating-point operations by stage, of matrix products: real tokens, no padding.
 
-    The vocabulary is projected to at masked positions only. Everything done by element, the
-    optimiser and the memory traffic are left out, so this is a bound and not an estimate.
+    What nothing reads is not needed: the vocabulary is projected to at masked positions, and the
+    last layer has keys and values of all tokens, but else computes only what the head looks at.
+    Everything done by element, the optimiser and the memory traffic are left out, so this is a
+    bound and not an estimate.
     """
     job, settings = workload.job, workload.job.settings
     assert job.masks is not None
-    width, layers = model["width"], model["layers"]
-    per_token = 2 * layers * (4 * width**2 + 2 * width * model["inner"])
+    width, layers, inner = model["width"], model["layers"], model["inner"]
 
-    def encoder(items: Any) -> float:
+    def layer(lengths: np.ndarray, read: np.ndarray) -> float:
+        products = 2 * width**2 * lengths + (2 * width**2 + 2 * width * inner) * read
+        return float(2 * (products + 2 * width * lengths * read).sum())
+
+    def encoder(items: Any, read: np.ndarray | None = None) -> float:
         lengths = np.array([len(item) for item in items], dtype=float)
-        return float(per_token * lengths.sum() + 4 * layers * width * (lengths**2).sum())
+        last = layer(lengths, lengths if read is None else read)
+        return (layers - 1) * layer(lengths, lengths) + last
 
-    masked = int(sum(mask.sum() for mask in job.masks))
-    head = 2 * masked * (width**2 + width * model["vocabulary"])
+    def first(items: Any) -> np.ndarray | None:
+        return np.ones(len(items)) if workload.task == "classification" else None
+
+    masked = np.array([mask.sum() for mask in job.masks], dtype=float)
+    head = float(2 * (width**2 + width * model["vocabulary"]) * masked.sum())
+    pretraining = encoder(job.contexts, masked) + head
     return {
-        PRETRAINING: TRAINING * settings.pretrain_epochs * (encoder(job.contexts) + head),
-        FINETUNING: TRAINING * settings.finetune_epochs * encoder(job.train),
-        EVALUATION: encoder(job.score),
+        PRETRAINING: TRAINING * settings.pretrain_epochs * pretraining,
+        FINETUNING: TRAINING * settings.finetune_epochs * encoder(job.train, first(job.train)),
+        EVALUATION: encoder(job.score, first(job.score)),
     }
 
 
