@@ -103,7 +103,7 @@ def test_inputs_of_one_length_only(tokenizers):
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "luke"])
 def test_the_longest_input_has_a_position_for_every_token(name, tokenizers, monkeypatch):
-    """On a GPU nothing is packed, so that packing does not tell where positions begin."""
+    """Where nothing is packed, packing does not tell where positions begin."""
     for packing in (True, False):
         if not packing:
             monkeypatch.setattr("envs.models.language_model.probe_packing", lambda lm: False)

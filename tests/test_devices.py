@@ -22,7 +22,8 @@ LENGTHS = (9, 17, 4)
 @pytest.fixture
 def lm(tiny_masked_lm, tiny_tokenizer, monkeypatch) -> LanguageModel:
     """Packed, on the device "meta", where nothing can be tried and jagged attention is unknown."""
-    for probe, finding in (("width", 32), ("packing", True), ("head", True), ("join", None)):
+    join = tiny_masked_lm.bert.encoder.layer[-1].attention.output
+    for probe, finding in (("width", 32), ("packing", True), ("head", True), ("join", join)):
         monkeypatch.setattr(f"envs.models.language_model.probe_{probe}", lambda *_, f=finding: f)
     monkeypatch.setattr("envs.models.attention._jagged_attention", lambda q, k, v, *_: q + k + v)
     model = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer, device="meta", precision="fp32")
@@ -56,7 +57,11 @@ def test_fine_tuning(lm, kind) -> None:
     features = [Feature(s, np.zeros(len(s), np.int8), (1, 2), example) for s in ids]
     head = task.head(lm.width).to(lm.device)
     with lm.trained(ids):
-        loss = task.loss(head, lm.hidden_states(ids), LENGTHS, features)
+        if kind == "qa":
+            hidden_TD, lengths = lm.hidden_states(ids), LENGTHS
+        else:
+            hidden_TD, lengths = lm.states_at(ids, np.array([0, 9, 26])), (1, 1, 1)
+        loss = task.loss(head, hidden_TD, lengths, features)
         loss.backward()
     assert loss.shape == ()
     assert loss.device == torch.device("meta")
