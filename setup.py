@@ -32,7 +32,7 @@ setup(
     packages=find_packages(include=["nmg", "nmg.*", "envs", "envs.*", "agents", "agents.*"]),
     package_data={
         "nmg": ["py.typed", "report/*.html", "configs/*.yaml"],
-        "envs": ["py.typed"],
+        "envs": ["py.typed", "models/native/*.c", "models/native/*.h"],
         "agents": ["py.typed"],
     },
     install_requires=[

@@ -9,12 +9,27 @@ from torch import nn
 from envs.models.attention import PackedLayout, packed_attention
 from envs.models.dropout import FastDropout, draw_dropped, fast_dropout, zero_places
 from envs.models.flat import FlatParameters
+from envs.models.native import attention as native
+from envs.models.native.library import INSTRUCTION_SETS, instruction_set
 from envs.models.rounding import rounded
 from envs.models.standing import StandingEmbedding, StandingLinear, use_standing_gradients
 from envs.models.token_losses import LOST, token_losses
 
 LONG, SHORT = (50, 61, 40), (5, 9, 3, 9)
 HEADS, WIDTH, RATE = 2, 8, 0.3
+HERE = INSTRUCTION_SETS.index(instruction_set() or "any")
+
+
+@pytest.fixture(params=["torch", *INSTRUCTION_SETS])
+def path(request, monkeypatch) -> str:
+    """What computes attention: torch's operations, or C with each instruction set there is here."""
+    if request.param == "torch":
+        monkeypatch.setenv("NMG_NATIVE", "0")
+    elif instruction_set() is None or INSTRUCTION_SETS.index(request.param) > HERE:
+        pytest.skip(f"no C compiler, or no {request.param}")
+    else:
+        monkeypatch.setattr(native, "instruction_set", lambda: request.param)
+    return request.param
 
 
 def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
@@ -25,7 +40,7 @@ def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
     outputs, start = [], 0
     for n, width, keep in zip(lengths, widths, kept, strict=True):
         q, k, v = (x[0, :, start : start + n] for x in qkv)
-        weights = torch.softmax(q @ k.transpose(1, 2) * WIDTH**-0.5, dim=-1)
+        weights = torch.softmax(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5, dim=-1)
         keep = keep.view(HEADS, width, width)[:, :n, :n]
         outputs.append((weights * keep / (1 - rate)) @ v)
         start += n
@@ -34,12 +49,14 @@ def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("lengths", [LONG, SHORT, (70,)], ids=["long", "short", "one"])
 @pytest.mark.parametrize("rate", [0.0, RATE])
-@pytest.mark.parametrize("filling", [0, 3])
-def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate, filling) -> None:
+@pytest.mark.parametrize(("filling", "width"), [(0, 8), (3, 8), (3, 33)])
+def test_attention_and_its_gradients_are_those_of_plain_operations(
+    lengths, rate, filling, width, path
+) -> None:
     layout = PackedLayout(lengths)
     assert layout.short == (lengths == SHORT)
     torch.manual_seed(0)
-    shape = (1, sum(lengths) + filling, HEADS, WIDTH)
+    shape = (1, sum(lengths) + filling, HEADS, width)
     qkv = [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
     upstream = torch.randn(shape)
 
@@ -56,10 +73,12 @@ def test_attention_and_its_gradients_are_those_of_plain_operations(lengths, rate
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_in_lower_precision_is_as_near_as_the_precision_is() -> None:
-    layout = PackedLayout(LONG)
+@pytest.mark.parametrize("lengths", [LONG, SHORT, (70,)], ids=["long", "short", "one"])
+@pytest.mark.parametrize("width", [WIDTH, 33])
+def test_attention_in_lower_precision_is_as_near_as_the_precision_is(lengths, width, path) -> None:
+    layout = PackedLayout(lengths)
     torch.manual_seed(0)
-    shape = (1, sum(LONG), HEADS, WIDTH)
+    shape = (1, sum(lengths), HEADS, width)
     qkv = [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
     upstream = torch.randn(shape)
     low = [x.detach().bfloat16().requires_grad_() for x in qkv]
@@ -67,7 +86,7 @@ def test_attention_in_lower_precision_is_as_near_as_the_precision_is() -> None:
     torch.manual_seed(1)
     got, _ = packed_attention(nn.Module(), *low, None, dropout=RATE, layout=layout)
     torch.manual_seed(1)
-    expected = plain_attention(qkv, LONG, RATE)
+    expected = plain_attention(qkv, lengths, RATE)
 
     assert got.dtype == torch.bfloat16
     assert relative(got, expected) < 1e-2
@@ -77,6 +96,30 @@ def test_attention_in_lower_precision_is_as_near_as_the_precision_is() -> None:
     ):
         assert low_gradient.dtype == torch.bfloat16
         assert relative(low_gradient, gradient) < 1e-2
+
+
+def test_attention_to_scores_of_any_size_is_that_of_plain_operations(path) -> None:
+    layout = PackedLayout((70,))
+    torch.manual_seed(0)
+    shape = (1, 70, HEADS, WIDTH)
+    q, k, v = (torch.randn(shape).transpose(1, 2) for _ in range(3))
+    q[0, :, :30] *= 1000
+    got, _ = packed_attention(nn.Module(), q, k, v, None, layout=layout)
+    torch.testing.assert_close(got, plain_attention((q, k, v), (70,), 0.0))
+    k[0, 0, 5, 0] = torch.nan
+    got, _ = packed_attention(nn.Module(), q, k, v, None, layout=layout)
+    assert got[0, :, 0].isnan().all()
+    assert not got[0, :, 1].isnan().any()
+
+
+def test_several_threads_leave_attention_to_torch() -> None:
+    query = torch.zeros(3, HEADS, WIDTH)
+    assert native.takes(query, 1.0) == (instruction_set() is not None)
+    torch.set_num_threads(2)
+    try:
+        assert not native.takes(query, 1.0)
+    finally:
+        torch.set_num_threads(1)
 
 
 def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -102,6 +145,16 @@ def test_dropout_keeps_its_rate_its_mean_and_its_gradient() -> None:
     assert torch.equal(x.grad, y.detach())  # ones in: the same elements survive, scaled the same
     layer = FastDropout(0.5).eval()
     assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("count", [1, 1000, 100_003])
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5])
+def test_the_same_is_dropped_with_c_code_and_without(count, rate, monkeypatch) -> None:
+    torch.manual_seed(0)
+    here = draw_dropped(count, rate)
+    monkeypatch.setenv("NMG_NATIVE", "0")
+    torch.manual_seed(0)
+    assert torch.equal(here, draw_dropped(count, rate))
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])

@@ -12,7 +12,7 @@ from inner_loop_parts.workload import Workload
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::linear"),
-    "products of the attention": ("aten::bmm",),
+    "attention": ("_NativeAttention", "_NativeAttentionBackward", "aten::bmm"),
     "optimiser, clipping, zeroing": (
         "aten::_fused_adamw_",
         "aten::linalg_vector_norm",
@@ -36,7 +36,6 @@ KINDS = {
         "_Dropout",
         "_DropoutBackward",
         "aten::index_fill_",
-        "aten::sub",
     ),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::index_select", "aten::index_add_"),
     "sums and scalings": (

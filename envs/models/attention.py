@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.models.dropout import draw_dropped, zero_places
+from envs.models.native import attention as native
 from envs.models.rounding import rounded
 
 PACKED = "nmg_packed"
@@ -66,6 +67,13 @@ class PackedLayout:
     @property
     def short(self) -> bool:
         return len(self.lengths) > 1 and self.tokens < SHORT * len(self.lengths)
+
+    @property
+    def counted(self) -> list[int]:
+        """Of each sequence, the queries, and keys, among which dropout draws weights."""
+        if self.short:
+            return [rounded(max(self.lengths))] * len(self.lengths)
+        return [rounded(length) for length in self.lengths]
 
     def cut(self, x_THD: Tensor, factor: float = 1.0) -> list[Tensor]:
         """Copies of the sequences times a factor, contiguous.
@@ -161,7 +169,10 @@ def packed_attention(
         if len(query) > 1:
             raise ValueError("Packed attention takes one row of sequences and their layout.")
         layout = PackedLayout([query.shape[2]])
-    attend = _jagged_attention if takes_jagged(query.device) else _Attention.apply
+    if takes_jagged(query.device):
+        attend = _jagged_attention
+    else:
+        attend = native.attention if native.takes(query, scale) else _Attention.apply
     query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(query_THD, key_THD, value_THD, scale, rate, layout)[None], None
 

@@ -7,6 +7,8 @@ the gaps takes a number per dropped element, and zeroing them touches nothing el
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from envs.models.native.library import library
+
 RESOLUTION = 1 << 16
 """Equally probable values of a gap; more probable ones are there several times."""
 
@@ -22,24 +26,57 @@ RESOLUTION = 1 << 16
 def draw_dropped(count: int, rate: float) -> Tensor:
     """Draw which of ``count`` elements are dropped, each at ``rate``, independently.
 
-    Seeded from torch's global generator, so that ``torch.manual_seed`` decides them.
+    Seeded from torch's global generator, so that ``torch.manual_seed`` decides them. The same
+    places with C code and without.
 
     Returns:
         int64 (K,), their places, ascending. ``rate`` is kept to within 1/1000 of itself.
     """
     if not rate:
         return torch.empty(0, dtype=torch.int64)
-    generator = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
-    expected = count * rate
-    parts, last = [], -1
+    seed, gaps = int(torch.empty((), dtype=torch.int64).random_()), _gaps(rate)
+    code = library()
+    if code is not None and gaps.itemsize <= 2:
+        room = int(count * rate + 10 * (count * rate) ** 0.5) + 64
+        places = torch.empty(room, dtype=torch.int64)
+        drawn = _drawer(code)(
+            seed, count, gaps.ctypes.data, gaps.itemsize > 1, room, places.data_ptr()
+        )
+        if drawn >= 0:
+            return places[:drawn]
+    return torch.from_numpy(_draw(seed, count, rate, gaps))
+
+
+def _draw(seed: int, count: int, rate: float, gaps: np.ndarray) -> np.ndarray:
+    parts, last, first, expected = [], -1, 1, count * rate
     while last < count:
-        words = generator.random_raw(int(expected + 6 * expected**0.5) // 4 + 2)
+        words = _splitmix64(seed, first, int(expected + 6 * expected**0.5) // 4 + 2)
+        first += len(words)
         part = np.empty(4 * len(words) + 1, dtype=np.int64)
-        part[0], part[1:] = last, np.take(_gaps(rate), words.view(np.uint16))
+        part[0], part[1:] = last, np.take(gaps, words.view(np.uint16))
         parts.append(np.cumsum(part, out=part)[1:])
         last = int(part[-1])
     places = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return torch.from_numpy(places[: np.searchsorted(places, count)])
+    return places[: np.searchsorted(places, count)]
+
+
+def _splitmix64(seed: int, first: int, number: int) -> np.ndarray:
+    """Numbers ``first``, ``first + 1``, ... of the generator (Steele et al. 2014), uint64."""
+    words = np.arange(first, first + number, dtype=np.uint64)
+    words *= np.uint64(0x9E3779B97F4A7C15)
+    words += np.uint64(seed)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+@lru_cache
+def _drawer(code: ctypes.CDLL) -> Callable[..., int]:
+    draw = code.nmg_draw_dropped
+    unsigned, signed, pointer = ctypes.c_uint64, ctypes.c_int64, ctypes.c_void_p
+    draw.argtypes = (unsigned, signed, pointer, ctypes.c_int, signed, pointer)
+    draw.restype = signed
+    return draw
 
 
 @lru_cache

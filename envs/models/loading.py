@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from envs.models.architectures import LOADING
+from envs.models.cache import cache_folder
 from envs.models.fast_tokenizer import fast_twin, no_moses_needed
 from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
@@ -27,11 +27,6 @@ MINILM = "minilm"
 
 class ModelNotFoundError(FileNotFoundError):
     """The language model or its tokenizer is not there."""
-
-
-def cache_folder() -> Path:
-    """Where trained heads and testbed models are kept: ``NMG_CACHE`` or ``~/.cache/nmg``."""
-    return Path(os.environ.get("NMG_CACHE") or Path.home() / ".cache" / "nmg")
 
 
 def prepared_folder(name: str) -> Path:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 
+from envs.models.native.library import instruction_set
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 PRIMITIVES = "512"
@@ -39,6 +41,7 @@ class Runtime:
         gemm_error: its relative error against float64.
         allocator: whether freed memory is kept.
         huge_pages: whether the heap lies on huge pages.
+        native: instructions of the C code for attention and dropout; None where torch does it.
     """
 
     threads: int
@@ -46,16 +49,18 @@ class Runtime:
     gemm_error: float
     allocator: bool
     huge_pages: bool
+    native: str | None
 
 
 def tune_runtime(threads: int = 1) -> Runtime:
-    """Set threads, the fastest exact float32 matrix product, the allocator and kernel caches."""
+    """Set threads, the fastest exact float32 matrix product, the allocator and kernel caches, and
+    compile the C code where it is not yet."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
     torch.set_num_threads(threads)
     allocator = keep_freed_memory()
     huge_pages = allocator and use_huge_pages()
     gemm, error = use_fast_exact_gemm()
-    return Runtime(threads, gemm, error, allocator, huge_pages)
+    return Runtime(threads, gemm, error, allocator, huge_pages, instruction_set())
 
 
 def use_fast_exact_gemm() -> tuple[str, float]:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from envs.models.cache import cache_folder
 from envs.models.language_model import LanguageModel
-from envs.models.loading import cache_folder, load_language_model
+from envs.models.loading import load_language_model
 from envs.models.quiet import quiet
 from envs.testbed.domain import MASK, MAX_LENGTH, Vocabulary, wrapped
 

@@ -1,0 +1,197 @@
+/* Attention within the sequences of a packed batch, with dropout, and its gradients. One thread.
+
+   A block of queries at a time against all keys of their sequence and head, so that scores never
+   leave the cache; the backward pass computes them again (FlashAttention, Dao et al. 2022,
+   algorithms 2 and 4, without tiling the keys: sequences are short). attention.py has the
+   equations; products, the softmax and their sums are in float32, operands of products in float32
+   or, where the processor multiplies it, bfloat16. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 32 /* queries; even, and a multiple of every ROWS */
+
+struct batch {
+    int64_t sequences, heads, width; /* of a head */
+    int64_t rows;                    /* of the tensors: those after the sequences are zeroed */
+    int64_t low;                     /* tensors are bfloat16, else float32 */
+    int64_t dropped;                 /* how many weights */
+    const int64_t *lengths;          /* (sequences,) */
+    const int64_t *counted;          /* (sequences,): keys, and queries, as places count them */
+    const int64_t *places;           /* (dropped,), ascending, through all weights that count */
+    float scale, kept;               /* of scores; 1 / (1 - rate) */
+};
+
+struct piece { /* what a head has of a sequence */
+    long rows, width, low, size, stride; /* size of an element and stride of a row, in bytes */
+};
+
+struct dropped {
+    const int64_t *next, *end;
+    int64_t seen; /* places */
+};
+
+static struct piece piece_of(const struct batch *batch)
+{
+    const long size = batch->low ? 2 : 4;
+    return (struct piece){0, batch->width, batch->low, size, batch->heads * batch->width * size};
+}
+
+static long round_up(long n, long to) { return (n + to - 1) / to * to; }
+
+static inline float as_float(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline uint16_t bfloat16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
+}
+
+/* Goes on by `counted` places; the first that is dropped of them. */
+static inline const int64_t *next_row(struct dropped *dropped, int64_t counted)
+{
+    const int64_t *first = dropped->next;
+    dropped->seen += counted;
+    while (dropped->next < dropped->end && *dropped->next < dropped->seen) dropped->next++;
+    return first;
+}
+
+/* What is dropped of the first n places of the row just entered. */
+static inline void zero(float *row, long n, const int64_t *place, const struct dropped *dropped,
+                        int64_t counted)
+{
+    for (; place < dropped->next; place++) {
+        const int64_t at = *place - (dropped->seen - counted);
+        if (at < n) row[at] = 0;
+    }
+}
+
+#define NAME(x) x##_any
+#define TARGET
+#define V 4
+#define ROWS 4
+#define PAIRS 0
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#undef NAME
+#undef TARGET
+#undef V
+#define NAME(x) x##_avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define V 8
+#include "kernels.h"
+
+#undef NAME
+#undef TARGET
+#undef V
+#undef ROWS
+#define NAME(x) x##_avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define V 16
+#define ROWS 8
+#include "kernels.h"
+
+#undef NAME
+#undef TARGET
+#undef PAIRS
+#define NAME(x) x##_avx512_bf16
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
+#define PAIRS 1
+#include "kernels.h"
+#endif
+
+enum { ANY, AVX2, AVX512, AVX512_BF16 };
+
+/* The best of the above that this processor has. */
+int nmg_best(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512bf16")) return AVX512_BF16;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+    return ANY;
+}
+
+/* Units enough for the longest sequence; kept for the thread's next call. NULL without memory. */
+static uint32_t *workspace(const struct batch *batch)
+{
+    static _Thread_local uint32_t *space;
+    static _Thread_local long size;
+    long longest = 0;
+    for (long s = 0; s < batch->sequences; s++)
+        if (batch->lengths[s] > longest) longest = batch->lengths[s];
+    const long columns = round_up(longest, 16), wide = round_up(batch->width, 16);
+    const long needed = 11 * columns * wide + BLOCK * (3 * columns + wide);
+    if (needed > size) {
+        free(space);
+        space = aligned_alloc(64, 4 * needed);
+        size = space ? needed : 0;
+    }
+    return space;
+}
+
+static void zero_filling(const struct batch *batch, char *tensor)
+{
+    const long stride = batch->heads * batch->width * (batch->low ? 2 : 4);
+    long used = 0;
+    for (long s = 0; s < batch->sequences; s++) used += batch->lengths[s];
+    memset(tensor + used * stride, 0, (batch->rows - used) * stride);
+}
+
+/* Tensors are contiguous (tokens, heads, width), log_sums (tokens, heads) or NULL where no gradient
+   is wanted. 1 if there is no memory, else 0. */
+int nmg_forward(const struct batch *batch, int set, const char *query, const char *key,
+                const char *value, char *output, float *log_sums)
+{
+    uint32_t *space = workspace(batch);
+    if (!space) return 1;
+#if defined(__x86_64__)
+    if (set == AVX512_BF16 && batch->low)
+        forward_avx512_bf16(batch, query, key, value, output, log_sums, space);
+    else if (set >= AVX512)
+        forward_avx512(batch, query, key, value, output, log_sums, space);
+    else if (set == AVX2)
+        forward_avx2(batch, query, key, value, output, log_sums, space);
+    else
+#endif
+        forward_any(batch, query, key, value, output, log_sums, space);
+    zero_filling(batch, output);
+    return 0;
+}
+
+int nmg_backward(const struct batch *batch, int set, const char *query, const char *key,
+                 const char *value, const float *log_sums, const char *grad, char *d_query,
+                 char *d_key, char *d_value)
+{
+    uint32_t *space = workspace(batch);
+    if (!space) return 1;
+#define ARGUMENTS batch, query, key, value, log_sums, grad, d_query, d_key, d_value, space
+#if defined(__x86_64__)
+    if (set == AVX512_BF16 && batch->low)
+        backward_avx512_bf16(ARGUMENTS);
+    else if (set >= AVX512)
+        backward_avx512(ARGUMENTS);
+    else if (set == AVX2)
+        backward_avx2(ARGUMENTS);
+    else
+#endif
+        backward_any(ARGUMENTS);
+    zero_filling(batch, d_query);
+    zero_filling(batch, d_key);
+    zero_filling(batch, d_value);
+    return 0;
+}

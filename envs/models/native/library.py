@@ -1,0 +1,95 @@
+"""The C code of this package, compiled on first use.
+
+It takes a C compiler (``cc``, or ``CC``); without one, or with ``NMG_NATIVE=0``, torch and NumPy
+compute the same. The library is kept under ``NMG_CACHE`` by the hash of its source.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from envs.models.cache import cache_folder
+
+SOURCES = ("attention.c", "dropout.c")
+HEADERS = ("kernels.h",)
+FLAGS = (
+    *("-O3", "-std=gnu11", "-shared", "-fPIC"),
+    *("-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=fast"),
+)
+INSTRUCTION_SETS = ("any", "avx2", "avx512", "avx512_bf16")
+"""As ``attention.c`` numbers them."""
+COMPILE_SECONDS = 120
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled library, made first where it is missing; None if there can be none."""
+    return None if os.environ.get("NMG_NATIVE") == "0" else _load()
+
+
+def instruction_set() -> str | None:
+    """The instructions that attention is computed with here; None without the library."""
+    found = library()
+    return None if found is None else INSTRUCTION_SETS[found.nmg_best()]
+
+
+@cache
+def _load() -> ctypes.CDLL | None:
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    source = Path(__file__).parent
+    content = b"".join((source / name).read_bytes() for name in (*SOURCES, *HEADERS))
+    described = [*compiler, *FLAGS, platform.machine(), platform.system()]
+    key = hashlib.sha256(content + repr(described).encode()).hexdigest()[:16]
+    path = cache_folder() / "native" / f"nmg-{key}.so"
+    try:
+        if not path.exists():
+            if not compiler or shutil.which(compiler[0]) is None:
+                return None
+            _compile([*compiler, *FLAGS, *(str(source / name) for name in SOURCES), "-lm"], path)
+        _check_owner(path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        words = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"C code is not used, torch's operations are: {words}", stacklevel=2)
+        return None
+
+
+def _compile(command: Sequence[str], path: Path) -> None:
+    """Whole or not at all, whoever else compiles it at the same time."""
+    path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    handle, made = tempfile.mkstemp(dir=path.parent, suffix=".so")
+    os.close(handle)
+    try:
+        subprocess.run(
+            [*command, "-o", made], check=True, capture_output=True, text=True,
+            timeout=COMPILE_SECONDS,
+        )  # fmt: skip
+        os.chmod(made, stat.S_IRWXU)
+        os.replace(made, path)
+    finally:
+        Path(made).unlink(missing_ok=True)
+
+
+def _check_owner(path: Path) -> None:
+    """Code is loaded only from where nobody else can have written it.
+
+    Raises:
+        PermissionError: if somebody else can.
+    """
+    if not hasattr(os, "getuid"):
+        return
+    for place in (path, path.parent):
+        found = place.stat()
+        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"others can write {place}; let NMG_CACHE be a folder of yours.")
