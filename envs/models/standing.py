@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROWS_OF_ELEMENTS = 1 << 20
-"""Elements of a weight whose gradient is computed at once in lower precision: stays in cache."""
+"""Elements of a weight whose gradient is computed at once before it is added: stays in cache."""
 
 
 class _Lookup(torch.autograd.Function):
@@ -96,8 +96,8 @@ def _lowered(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _add_product(total_ND: Tensor, grad_NT: Tensor, x_TD: Tensor) -> None:
-    """``total += grad @ x``; in rows where the precisions differ and a copy is needed."""
-    if grad_NT.dtype == total_ND.dtype:
+    """``total += grad @ x``; some rows at a time where that is faster or precisions differ."""
+    if grad_NT.dtype == total_ND.dtype and total_ND.numel() <= ROWS_OF_ELEMENTS:
         total_ND.addmm_(grad_NT, x_TD)
         return
     rows = max(1, ROWS_OF_ELEMENTS // total_ND.shape[1])

@@ -169,9 +169,13 @@ static TARGET const uint32_t *NAME(by_rows)(long rows, long columns, const float
 {
 #if PAIRS
     for (long i = 0; i < rows; i += 2)
-        for (long j = 0; j < columns; j++) {
+        for (long j = 0; j < columns; j += V) {
             const float *x = from + i * columns + j;
-            space[i / 2 * columns + j] = bfloat16(x[0]) | (uint32_t)bfloat16(x[columns]) << 16;
+            __m512i first = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)));
+            __m512i second = _mm512_cvtepu16_epi32(
+                (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + columns)));
+            _mm512_storeu_si512(space + i / 2 * columns + j,
+                                _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
         }
     return space;
 #else
