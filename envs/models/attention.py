@@ -40,6 +40,8 @@ PACKED = "nmg_packed"
 SHORT = 48
 """Below this mean length sequences are attended to as one padded block: launching the kernels for
 each of them would cost more than the padding."""
+LOCAL = ("sliding_window", "softcap")
+"""What transformers calls what is not done here."""
 NEGLIGIBLE = -1e9
 """Score of a key that is not there."""
 
@@ -162,7 +164,12 @@ def packed_attention(
 
     Returns:
         The output (1, T, H, D) and no attention weights.
+
+    Raises:
+        ValueError: for several rows without layout, and for attention to less than a sequence.
     """
+    if any(kwargs.get(name) is not None for name in LOCAL):
+        raise ValueError("Packed attention is to whole sequences, as it is.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rate = dropout if module.training else 0.0
     if layout is None:
