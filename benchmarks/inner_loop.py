@@ -165,6 +165,8 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
+    from envs.models.native.library import instruction_set
+
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -176,6 +178,7 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "native": instruction_set(),
     }
 
 

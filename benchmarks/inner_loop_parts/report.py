@@ -38,7 +38,8 @@ def tables(results: Mapping[str, Any]) -> str:
     lines = [
         f"`{results['command']}`: {results['minutes']:.0f} minutes on {machine['processor']}, "
         f"{machine['cores']} cores, {machine['gpu'] or 'no GPU'}; torch {machine['torch']}, "
-        f"transformers {machine['transformers']}; load {machine['load']} when it ended. "
+        f"transformers {machine['transformers']}; attention in {_code(machine['native'])}; "
+        f"load {machine['load']} when it ended. "
         f"Data: {results['data']}; {jobs['contexts']} contexts, {jobs['questions']} + "
         f"{jobs['questions']} examples.",
         "",
@@ -47,6 +48,10 @@ def tables(results: Mapping[str, Any]) -> str:
         lines += [f"### {case['size']}, {case['task']}", "", *_case(case), ""]
     lines += _extras(results["extras"])
     return "\n".join(lines)
+
+
+def _code(instructions: str | None) -> str:
+    return f"C ({instructions})" if instructions else "torch's operations"
 
 
 def seconds(side: Mapping[str, Any], stage: str | None, kind: int) -> list[float]:
