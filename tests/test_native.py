@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NMG_CACHE", str(tmp_path))
     monkeypatch.delenv("NMG_NATIVE", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    return tmp_path / "native"
+    return library._folder()
 
 
 def load():

@@ -51,7 +51,7 @@ def _load() -> ctypes.CDLL | None:
     content = b"".join((source / name).read_bytes() for name in (*SOURCES, *HEADERS))
     described = [*compiler, *FLAGS, platform.machine(), platform.system()]
     key = hashlib.sha256(content + repr(described).encode()).hexdigest()[:16]
-    path = cache_folder() / "native" / f"nmg-{key}.so"
+    path = _folder() / f"nmg-{key}.so"
     try:
         if not path.exists():
             if not compiler or shutil.which(compiler[0]) is None:
@@ -63,6 +63,12 @@ def _load() -> ctypes.CDLL | None:
         words = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"C code is not used, torch's operations are: {words}", stacklevel=2)
         return None
+
+
+def _folder() -> Path:
+    """Each user's own: a cache may be shared, code is not."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    return cache_folder() / f"native{user}"
 
 
 def _compile(command: Sequence[str], path: Path) -> None:
