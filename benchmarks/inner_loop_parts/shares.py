@@ -12,7 +12,7 @@ from inner_loop_parts.workload import Workload
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::linear"),
-    "attention": ("_NativeAttention", "_NativeAttentionBackward", "aten::bmm"),
+    "attention": ("NativeAttention", "NativeAttentionBackward", "aten::bmm"),
     "optimiser, clipping, zeroing": (
         "aten::_fused_adamw_",
         "aten::linalg_vector_norm",

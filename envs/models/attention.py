@@ -5,7 +5,7 @@ use any attention function that is registered by name; ours receives the lengths
 through the model's keyword arguments and attends within each of them. Architectures whose
 attention does not go through that interface are found by a probe (``probes.py``) and padded
 instead. On a GPU the library's kernels for jagged tensors do it (flash attention where there is
-one); what follows is for CPUs.
+one), in a CPU's process of one thread C code (``native``). What follows is for all others.
 
 With S = Q K^T s, P = softmax(S), dropout mask M, c = 1 / (1 - rate) and O = c (P * M) V, the
 gradients are, with G that of O,
@@ -179,7 +179,8 @@ def packed_attention(
     if takes_jagged(query.device):
         attend = _jagged_attention
     else:
-        attend = native.attention if native.takes(query, scale) else _Attention.apply
+        code = native.NativeAttention if native.takes(query, scale) else _Attention
+        attend = code.apply
     query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(query_THD, key_THD, value_THD, scale, rate, layout)[None], None
 

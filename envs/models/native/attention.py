@@ -35,7 +35,7 @@ class _Batch(ctypes.Structure):
 
 
 def takes(query: Tensor, scale: float) -> bool:
-    """Whether :func:`attention` can do this: it is for one thread of a CPU."""
+    """Whether :class:`NativeAttention` can do this: it is for one thread of a CPU."""
     return (
         query.device.type == "cpu"
         and query.dtype in DTYPES
@@ -45,19 +45,9 @@ def takes(query: Tensor, scale: float) -> bool:
     )
 
 
-def attention(
-    query_THD: Tensor,
-    key_THD: Tensor,
-    value_THD: Tensor,
-    scale: float,
-    rate: float,
-    layout: PackedLayout,
-) -> Tensor:
+class NativeAttention(torch.autograd.Function):
     """Attention within each sequence, with dropout of the weights; (T, H, D), zeros at filling."""
-    return _NativeAttention.apply(query_THD, key_THD, value_THD, scale, rate, layout)
 
-
-class _NativeAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
