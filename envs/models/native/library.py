@@ -60,8 +60,11 @@ def _load() -> ctypes.CDLL | None:
         _check_owner(path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
-        words = getattr(error, "stderr", None) or str(error)
-        warnings.warn(f"C code is not used, torch's operations are: {words}", stacklevel=2)
+        words = (getattr(error, "stderr", None) or str(error)).strip()[:500]
+        warnings.warn(
+            f"C code is not used, torch's operations are (NMG_NATIVE=0 asks for them): {words}",
+            stacklevel=2,
+        )
         return None
 
 
