@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.models.dropout import draw_dropped, zero_places
-from envs.models.native import attention as native
+from envs.models.native.attention import NativeAttention
+from envs.models.native.library import runs_here
 from envs.models.rounding import rounded
 
 PACKED = "nmg_packed"
@@ -179,9 +180,8 @@ def packed_attention(
     if takes_jagged(query.device):
         attend = _jagged_attention
     else:
-        code = native.NativeAttention if native.takes(query, scale) else _Attention
-        attend = code.apply
-    query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
+        attend = (NativeAttention if scale > 0 and runs_here(query) else _Attention).apply
+    query_THD, key_THD, value_THD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     return attend(query_THD, key_THD, value_THD, scale, rate, layout)[None], None
 
 

@@ -22,6 +22,7 @@ from envs.models.batches import Batches
 from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.last_layer import only_at
+from envs.models.layer_parts import use_fast_parts
 from envs.models.padding import fixed_length
 from envs.models.probes import probe_head, probe_join, probe_packing, probe_width
 from envs.models.quiet import quiet
@@ -80,6 +81,8 @@ class LanguageModel:
         self._attention = model.config._attn_implementation
         self._states = TOKEN_STATES.get(model.config.model_type, "last_hidden_state")
         use_standing_gradients(model)
+        if self.device.type == "cpu":
+            use_fast_parts(model)
         self.flat = FlatParameters(self.model)
         self.packs = False
         self.join: torch.nn.Module | None = None
@@ -200,7 +203,7 @@ class LanguageModel:
             return self.hidden_states(sequences, token_types).index_select(0, where_M)
         with self.autocast(), only_at(self.join, where_M):
             output = self._encoder(**self.batches.packed(sequences, token_types))
-        return getattr(output, self._states)[0].float()
+        return getattr(output, self._states).squeeze(0).float()
 
     def _states_with_padding(
         self,
@@ -233,13 +236,16 @@ class LanguageModel:
         Returns:
             logits_MV, float32.
         """
+        return self._masked_logits(sequences, positions).float()
+
+    def _masked_logits(self, sequences: Sequence[np.ndarray], positions: np.ndarray) -> Tensor:
         if self.sparse_head:
-            return self.head_logits(self.states_at(sequences, positions))
+            return self._head_logits(self.states_at(sequences, positions))
         padded = self.batches.padded(sequences, None)
         with self.autocast():
             logits_BLV = self.model(**padded).logits
         where_M = torch.from_numpy(positions).to(self.device)
-        return logits_BLV[padded["attention_mask"].bool()].index_select(0, where_M).float()
+        return logits_BLV[padded["attention_mask"].bool()].index_select(0, where_M)
 
     def masked_losses(
         self, sequences: Sequence[np.ndarray], positions: np.ndarray, targets: np.ndarray
@@ -252,7 +258,7 @@ class LanguageModel:
             targets: the right token ids, (M,).
         """
         filling = rounded(len(positions)) - len(positions)
-        logits_MV = self.masked_logits(sequences, np.pad(positions, (0, filling)))
+        logits_MV = self._masked_logits(sequences, np.pad(positions, (0, filling)))
         return token_losses(logits_MV, self.batches.tensor(targets))
 
     def head_logits(self, hidden_MD: Tensor) -> Tensor:
@@ -261,9 +267,12 @@ class LanguageModel:
         The model's own forward pass is run with the encoder standing in for itself, so any head
         that reads the last hidden state works, whatever it is called.
         """
+        return self._head_logits(hidden_MD).float()
+
+    def _head_logits(self, hidden_MD: Tensor) -> Tensor:
         with self._encoder_returns(hidden_MD[None]), self.autocast():
             ids = torch.zeros((1, len(hidden_MD)), dtype=torch.long, device=self.device)
-            return self.model(input_ids=ids).logits[0].float()
+            return self.model(input_ids=ids).logits.squeeze(0)
 
     @contextmanager
     def _encoder_returns(self, hidden: Tensor) -> Iterator[None]:

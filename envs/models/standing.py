@@ -51,7 +51,7 @@ class StandingEmbedding(nn.Embedding):
             rows_RD, places_V = self.rows
             padding = None if self.padding_idx is None else int(places_V[self.padding_idx])
             return _Lookup.apply(rows_RD, places_V[input], padding)
-        if _stands(self):
+        if stands(self):
             return _Lookup.apply(self.weight, input, self.padding_idx)
         return super().forward(input)
 
@@ -83,7 +83,6 @@ _newest: tuple[weakref.ref[Tensor], int, Tensor] | None = None
 
 def _lowered(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x.to(dtype)``; not twice for layers that read the same, as queries, keys and values do."""
-    global _newest
     if x.dtype == dtype:
         return x
     if _newest is not None:
@@ -91,8 +90,14 @@ def _lowered(x: Tensor, dtype: torch.dtype) -> Tensor:
         if source() is x and x._version == version and low.dtype == dtype:
             return low
     low = x.to(dtype)
-    _newest = weakref.ref(x), x._version, low
+    remember_lowered(x, low)
     return low
+
+
+def remember_lowered(x: Tensor, low: Tensor) -> None:
+    """Let the layers that read ``x`` next take ``low`` for it."""
+    global _newest
+    _newest = weakref.ref(x), x._version, low
 
 
 def _add_product(total_ND: Tensor, grad_NT: Tensor, x_TD: Tensor) -> None:
@@ -110,15 +115,28 @@ class StandingLinear(nn.Linear):
     """A linear layer whose gradients are added to the standing buffers."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _stands(self) and (self.bias is None or self.bias.grad is not None):
+        if stands(self):
             return _Product.apply(input, self.weight, self.bias)
         return super().forward(input)
 
+    def product(self, input: Tensor) -> Tensor:
+        """The same without the bias."""
+        if stands(self):
+            return _Product.apply(input, self.weight, None)
+        return F.linear(input, self.weight)
 
-def _stands(layer: nn.Embedding | nn.Linear) -> bool:
-    weight = layer.weight
-    trains = layer.training and torch.is_grad_enabled() and weight.requires_grad
-    return trains and weight.grad is not None and weight.device.type == "cpu"
+
+def stands(*layers: nn.Module) -> bool:
+    """Whether layers are being trained and all their gradients stand, on a CPU."""
+    if not torch.is_grad_enabled():
+        return False
+    for layer in layers:
+        if not layer.training:
+            return False
+        for p in layer._parameters.values():  # an iterator of the module's costs ten times this
+            if p is not None and (p.grad is None or not p.requires_grad or p.device.type != "cpu"):
+                return False
+    return True
 
 
 def use_standing_gradients(model: nn.Module) -> None:

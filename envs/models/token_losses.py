@@ -1,4 +1,4 @@
-"""Cross-entropy over a vocabulary in two passes of one buffer, on a CPU.
+"""Cross-entropy over a vocabulary in few passes, on a CPU.
 
 The library's way writes three tensors of the logits' size: log-probabilities, their gradient (zeros
 but for one place a row) and the logits' gradient.
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from envs.models.native.layers import NativeLosses
+from envs.models.native.library import runs_here
+
 LOST = 80.0
 """Nats from which a probability in float32 is small enough to lose digits."""
 
@@ -19,9 +22,15 @@ LOST = 80.0
 def token_losses(logits_MV: Tensor, targets_K: Tensor) -> Tensor:
     """Cross-entropy of the first K rows, in nats, (K,); rows beyond them count for nothing.
 
-    Equals ``F.cross_entropy(logits_MV[:K], targets_K, reduction="none")`` to rounding. Its gradient
-    can be taken once.
+    Equals ``F.cross_entropy(logits_MV[:K].float(), targets_K, reduction="none")`` to rounding. Its
+    gradient can be taken once.
+
+    Raises:
+        IndexError or RuntimeError: for a target that is no column.
     """
+    if runs_here(logits_MV):
+        return NativeLosses.apply(logits_MV, targets_K)
+    logits_MV = logits_MV.float()
     if logits_MV.device.type != "cpu":  # where passes are cheap and looking at a value is not
         return F.cross_entropy(logits_MV[: len(targets_K)], targets_K, reduction="none")
     return _TokenLosses.apply(logits_MV, targets_K)

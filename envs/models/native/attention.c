@@ -6,10 +6,7 @@
    equations; products, the softmax and their sums are in float32, operands of products in float32
    or, where the processor multiplies it, bfloat16. */
 
-#include <math.h>
 #include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define BLOCK 32 /* queries; even, and a multiple of every ROWS */
 
@@ -28,11 +25,6 @@ struct piece { /* what a head has of a sequence */
     long rows, width, low, size, stride; /* size of an element and stride of a row, in bytes */
 };
 
-struct dropped {
-    const int64_t *next, *end;
-    int64_t seen; /* places */
-};
-
 static struct piece piece_of(const struct batch *batch)
 {
     const long size = batch->low ? 2 : 4;
@@ -41,78 +33,10 @@ static struct piece piece_of(const struct batch *batch)
 
 static long round_up(long n, long to) { return (n + to - 1) / to * to; }
 
-static inline float as_float(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
+#define KERNELS "attention.h"
+#include "sets.h"
 
-static inline uint16_t bfloat16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
-}
-
-/* Goes on by `counted` places; the first that is dropped of them. */
-static inline const int64_t *next_row(struct dropped *dropped, int64_t counted)
-{
-    const int64_t *first = dropped->next;
-    dropped->seen += counted;
-    while (dropped->next < dropped->end && *dropped->next < dropped->seen) dropped->next++;
-    return first;
-}
-
-/* What is dropped of the first n places of the row just entered. */
-static inline void zero(float *row, long n, const int64_t *place, const struct dropped *dropped,
-                        int64_t counted)
-{
-    for (; place < dropped->next; place++) {
-        const int64_t at = *place - (dropped->seen - counted);
-        if (at < n) row[at] = 0;
-    }
-}
-
-#define NAME(x) x##_any
-#define TARGET
-#define V 4
-#define ROWS 4
-#define PAIRS 0
-#include "kernels.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#undef NAME
-#undef TARGET
-#undef V
-#define NAME(x) x##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
-#define V 8
-#include "kernels.h"
-
-#undef NAME
-#undef TARGET
-#undef V
-#undef ROWS
-#define NAME(x) x##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-#define V 16
-#define ROWS 8
-#include "kernels.h"
-
-#undef NAME
-#undef TARGET
-#undef PAIRS
-#define NAME(x) x##_avx512_bf16
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
-#define PAIRS 1
-#include "kernels.h"
-#endif
-
-enum { ANY, AVX2, AVX512, AVX512_BF16 };
-
-/* The best of the above that this processor has. */
+/* The best instruction set that this processor has. */
 int nmg_best(void)
 {
 #if defined(__x86_64__)
@@ -158,16 +82,7 @@ int nmg_forward(const struct batch *batch, int set, const char *query, const cha
 {
     uint32_t *space = workspace(batch);
     if (!space) return 1;
-#if defined(__x86_64__)
-    if (set == AVX512_BF16 && batch->low)
-        forward_avx512_bf16(batch, query, key, value, output, log_sums, space);
-    else if (set >= AVX512)
-        forward_avx512(batch, query, key, value, output, log_sums, space);
-    else if (set == AVX2)
-        forward_avx2(batch, query, key, value, output, log_sums, space);
-    else
-#endif
-        forward_any(batch, query, key, value, output, log_sums, space);
+    CALL(forward, set, batch->low, batch, query, key, value, output, log_sums, space);
     zero_filling(batch, output);
     return 0;
 }
@@ -178,17 +93,8 @@ int nmg_backward(const struct batch *batch, int set, const char *query, const ch
 {
     uint32_t *space = workspace(batch);
     if (!space) return 1;
-#define ARGUMENTS batch, query, key, value, log_sums, grad, d_query, d_key, d_value, space
-#if defined(__x86_64__)
-    if (set == AVX512_BF16 && batch->low)
-        backward_avx512_bf16(ARGUMENTS);
-    else if (set >= AVX512)
-        backward_avx512(ARGUMENTS);
-    else if (set == AVX2)
-        backward_avx2(ARGUMENTS);
-    else
-#endif
-        backward_any(ARGUMENTS);
+    CALL(backward, set, batch->low, batch, query, key, value, log_sums, grad, d_query, d_key,
+         d_value, space);
     zero_filling(batch, d_query);
     zero_filling(batch, d_key);
     zero_filling(batch, d_value);

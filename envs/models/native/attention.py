@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from envs.models.dropout import draw_dropped
-from envs.models.native.library import INSTRUCTION_SETS, instruction_set, library
+from envs.models.native.library import library, set_number
 
 if TYPE_CHECKING:
     from envs.models.attention import PackedLayout
-
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 class _Batch(ctypes.Structure):
@@ -31,17 +29,6 @@ class _Batch(ctypes.Structure):
         *(("dropped", ctypes.c_int64), ("lengths", ctypes.c_void_p)),
         *(("counted", ctypes.c_void_p), ("places", ctypes.c_void_p)),
         *(("scale", ctypes.c_float), ("kept", ctypes.c_float)),
-    )
-
-
-def takes(query: Tensor, scale: float) -> bool:
-    """Whether :class:`NativeAttention` can do this: it is for one thread of a CPU."""
-    return (
-        query.device.type == "cpu"
-        and query.dtype in DTYPES
-        and scale > 0
-        and torch.get_num_threads() == 1
-        and library() is not None
     )
 
 
@@ -84,7 +71,6 @@ class NativeAttention(torch.autograd.Function):
 
 
 def _call(name: str, batch: _Batch, tensors: Sequence[Tensor | None]) -> None:
-    instructions = INSTRUCTION_SETS.index(instruction_set() or "any")
     pointers = [None if x is None else ctypes.c_void_p(x.data_ptr()) for x in tensors]
-    if getattr(library(), name)(ctypes.byref(batch), instructions, *pointers):
+    if getattr(library(), name)(ctypes.byref(batch), set_number(), *pointers):
         raise MemoryError(f"No memory for the attention of {batch.rows} tokens.")

@@ -20,31 +20,51 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from envs.models.cache import cache_folder
 
-SOURCES = ("attention.c", "dropout.c")
-HEADERS = ("kernels.h",)
+SOURCES = ("attention.c", "layers.c", "dropout.c")
+HEADERS = ("sets.h", "vectors.h", "attention.h", "layers.h")
 FLAGS = (
     *("-O3", "-std=gnu11", "-shared", "-fPIC"),
     *("-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=fast"),
 )
 INSTRUCTION_SETS = ("any", "avx2", "avx512", "avx512_bf16")
-"""As ``attention.c`` numbers them."""
+"""As ``sets.h`` numbers them."""
 COMPILE_SECONDS = 120
 
 
+@cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, made first where it is missing; None if there can be none."""
+    """The compiled library, made first where it is missing; None if there can be none. The
+    environment is asked once."""
     return None if os.environ.get("NMG_NATIVE") == "0" else _load()
 
 
+@cache
 def instruction_set() -> str | None:
-    """The instructions that attention is computed with here; None without the library."""
+    """The instructions that the C code uses here; None without the library."""
     found = library()
     return None if found is None else INSTRUCTION_SETS[found.nmg_best()]
 
 
-@cache
+def set_number() -> int:
+    """The instructions as the C code numbers them."""
+    return INSTRUCTION_SETS.index(instruction_set() or "any")
+
+
+def runs_here(x: Tensor) -> bool:
+    """Whether the C code takes a tensor: it is for float32 and bfloat16 and one thread of a CPU."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and torch.get_num_threads() == 1
+        and library() is not None
+    )
+
+
 def _load() -> ctypes.CDLL | None:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     source = Path(__file__).parent

@@ -1,21 +1,8 @@
-/* The kernels for one instruction set. Included once for each, with
-
-       NAME(x)   the name that x has for it
-       TARGET    the attribute that lets the compiler use it
-       V         floats in a vector
-       ROWS      rows of a tile of a matrix product; divides V
-       PAIRS     1 if products are of bfloat16: it multiplies pairs and sums in float32
+/* Attention for one instruction set.
 
    Operands of products are arrays of units of 32 bits: a float, or two bfloat16 that follow one
    another in the dimension that is summed over. A left operand may be read along either of its
    dimensions; a right one, (depth, columns), is read in vectors along its columns. */
-
-typedef float NAME(vec) __attribute__((vector_size(4 * V), aligned(4)));
-typedef int32_t NAME(bits) __attribute__((vector_size(4 * V), aligned(4)));
-#define vec NAME(vec)
-#define bits NAME(bits)
-#define INLINE static inline __attribute__((always_inline)) TARGET
-#define AT(x) (*(vec *)(x))
 
 INLINE vec NAME(multiplied)(vec sum, uint32_t left, vec right)
 {
@@ -58,43 +45,6 @@ static TARGET void NAME(product)(long rows, long columns, long depth, const uint
             else
                 NAME(tile)(1, depth, left, a_row, a_column, b + j, columns, to, columns, add);
         }
-}
-
-/* e^x for x <= 0; 0 below -87. As 2^n e^r, |r| <= log(2) / 2, e^r by its series. */
-INLINE vec NAME(exponential)(vec x)
-{
-    const float rounds = 12582912.0f; /* 1.5 * 2^23: added and taken away */
-    vec n = x * 1.44269504f + rounds;
-    bits power = (bits)n << 23;
-    n -= rounds;
-    vec r = x - n * 0.693145752f - n * 1.42860677e-6f; /* log(2) in two parts */
-    vec sum = (vec){0} + 1.0f / 720;
-    sum = sum * r + 1.0f / 120;
-    sum = sum * r + 1.0f / 24;
-    sum = sum * r + 1.0f / 6;
-    sum = sum * r + 0.5f;
-    sum = sum * r + 1.0f;
-    sum = sum * r + 1.0f;
-    return (vec)(((bits)sum + power) & ~(x < -87.0f));
-}
-
-INLINE float NAME(total)(vec x)
-{
-    float sum = 0;
-    for (int i = 0; i < V; i++) sum += x[i];
-    return sum;
-}
-
-INLINE float NAME(largest)(const float *x, long n)
-{
-    vec most = AT(x);
-    for (long j = V; j < n; j += V) {
-        bits more = AT(x + j) > most;
-        most = (vec)(((bits)AT(x + j) & more) | ((bits)most & ~more));
-    }
-    float top = most[0];
-    for (int i = 1; i < V; i++) top = most[i] > top ? most[i] : top;
-    return top;
 }
 
 INLINE void NAME(load)(long n, const char *from, int low, float *to)
@@ -304,7 +254,3 @@ static TARGET void NAME(backward)(const struct batch *batch, const char *query, 
         }
     }
 }
-#undef vec
-#undef bits
-#undef INLINE
-#undef AT
