@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from envs.models.dropout import (
     use_fast_dropout,
     zero_places,
 )
-from envs.models.flat import FlatParameters
+from envs.models.flat import FlatParameters, descend
 from envs.models.layer_parts import use_fast_parts
 from envs.models.native import library
 from envs.models.native.library import INSTRUCTION_SETS, instruction_set, runs_here
@@ -240,6 +242,51 @@ def test_standing_gradients_are_the_library_s_and_add_up(precision) -> None:
     torch.testing.assert_close(flat.parameter.grad, expected, rtol=tolerance, atol=tolerance)
     flat.zero_grad()
     assert all(not p.grad.any() for p in ours.parameters())
+
+
+class Tied(nn.Module):
+    """Words that are read, and predicted by the same weights, as given."""
+
+    def __init__(self, predict) -> None:
+        super().__init__()
+        self.words = nn.Embedding(2100, 512)  # large: more than a million weights
+        self.predict = nn.Linear(512, 2100, bias=False)
+        self.predict.weight = self.words.weight
+        self.by = predict
+
+    def forward(self, ids):
+        state = self.words(ids)
+        if self.by == "layer":
+            return self.predict(state)
+        return state @ self.words.weight.t() if self.by == "product" else state
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("predict", ["layer", "product", "nothing"])
+def test_a_step_descends_what_this_loss_alone_gives(predict, precision) -> None:
+    torch.manual_seed(0)
+    ours = Tied(predict)
+    plain = copy.deepcopy(ours)
+    use_standing_gradients(ours)
+    flat = FlatParameters(ours)
+    optimizers = flat.adamw(0.1), torch.optim.AdamW(plain.parameters(), 0.1, weight_decay=0.0)
+    for step in range(3):
+        ids = torch.randint(0, 2100, (4,))
+        losses = []
+        for model in (ours, plain):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                losses.append(model(ids).float().logsumexp(dim=1).mean())
+        descend(flat, optimizers[0], losses[0], 1e-2)
+        optimizers[1].zero_grad()
+        losses[1].backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 1e-2)
+        optimizers[1].step()
+        (expected,) = (p.grad.reshape(-1) for p in plain.parameters())
+        assert relative(flat.grad, expected) < (1e-5 if precision == "fp32" else 2e-2), step
+    assert relative(flat.weights, plain.words.weight.reshape(-1)) < 1e-2
+    with pytest.raises(RuntimeError), flat.new_gradients():
+        raise RuntimeError
+    assert not flat.grad.any()
 
 
 def test_layers_that_read_the_same_lower_it_once_and_never_read_what_it_was() -> None:

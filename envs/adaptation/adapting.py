@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from envs import spaces
 from envs.adaptation.jobs import Progress
+from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.references import Policy
 from envs.text.corpus import Context, Corpus
@@ -167,11 +167,8 @@ def _step(
     labels_T = labels_BL[real_BL]
     positions = np.flatnonzero(labels_T != IGNORE)
     lm.model.train()
-    lm.flat.zero_grad()
     losses_M = lm.masked_losses(sequences, positions, labels_T[positions])
-    losses_M.mean().backward()
-    nn.utils.clip_grad_norm_(lm.flat.parameter, settings.clip)
-    optimizer.step()
+    descend(lm.flat, optimizer, losses_M.mean(), settings.clip)
     losses_BL = np.zeros(masks_BL.shape, np.float32)
     losses_BL[masks_BL] = losses_M.detach().cpu().numpy()
     return losses_BL

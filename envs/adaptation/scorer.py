@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from envs.adaptation.jobs import BASE, AdaptationSettings, Feature, Progress, Score, ScoreJob, Task
 from envs.models.attention import inference
-from envs.models.flat import FlatParameters
+from envs.models.flat import FlatParameters, descend
 from envs.models.language_model import LanguageModel
 from envs.models.token_rows import TokenRows
 from envs.text.corruption import corrupt
@@ -187,18 +187,12 @@ class Scorer:
         weights = weights or self.language_model.flat
         self.language_model.model.train()
         others = [] if head is None else list(head.train().parameters())
-        parameters = [*weights.parameters, *others]
         optimizer = weights.adamw(lr, weight_decay=settings.weight_decay, others=others)
         values = np.zeros(len(batches))
         for step, rows in enumerate(batches):
             optimizer.param_groups[0]["lr"] = lr * self.schedule(step / len(batches))
-            weights.zero_grad()
-            if head is not None:
-                head.zero_grad()
             loss = loss_of(rows)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
-            optimizer.step()
+            descend(weights, optimizer, loss, settings.clip, head)
             values[step] = loss.detach()
             self.progress(phase, step + 1, len(batches))
         cost["steps"] += len(batches)

@@ -7,10 +7,17 @@ small model, and to write them anew costs more in page faults than the arithmeti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from envs.models.standing import ROWS_OF_ELEMENTS, leave_unwritten, settle
+
+if TYPE_CHECKING:
+    from envs.models.token_rows import TokenRows
 
 
 class FlatParameters:
@@ -27,6 +34,7 @@ class FlatParameters:
 
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
+        self._large: list[tuple[nn.Parameter, slice]] = []
         weights = torch.cat([p.detach().float().reshape(-1) for p in parameters])
         self.parameter = nn.Parameter(weights)
         self.parameter.grad = torch.zeros_like(weights)
@@ -35,6 +43,10 @@ class FlatParameters:
             end = start + parameter.numel()
             parameter.data = self.parameter.data[start:end].view(parameter.shape)
             parameter.grad = self.parameter.grad[start:end].view(parameter.shape)
+            if parameter.numel() > ROWS_OF_ELEMENTS and parameter.requires_grad:
+                self._large.append((parameter, slice(start, end)))
+                # Autograd, where it adds by itself, does so after this.
+                parameter.register_hook(lambda _, parameter=parameter: settle(parameter))
             start = end
 
     @property
@@ -86,3 +98,41 @@ class FlatParameters:
 
     def zero_grad(self) -> None:
         self.grad.zero_()
+        for parameter, _ in self._large:
+            settle(parameter)
+
+    @contextmanager
+    def new_gradients(self) -> Iterator[None]:
+        """Gradients that are zero but for what is added to them while this is open.
+
+        The largest are not zeroed but written by the first product that would be added to them: to
+        zero, read and add costs as much as that product.
+        """
+        start = 0
+        for parameter, where in self._large:
+            self.grad[start : where.start].zero_()
+            leave_unwritten(parameter)
+            start = where.stop
+        self.grad[start:].zero_()
+        try:
+            yield
+        finally:
+            for parameter, _ in self._large:
+                settle(parameter)
+
+
+def descend(
+    weights: FlatParameters | TokenRows,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    clip: float,
+    head: nn.Module | None = None,
+) -> None:
+    """One step down the gradient of a loss, which is clipped to a norm, of weights and a head."""
+    others = [] if head is None else list(head.parameters())
+    if head is not None:
+        head.zero_grad()
+    with weights.new_gradients():
+        loss.backward()
+    nn.utils.clip_grad_norm_([*weights.parameters, *others], clip, foreach=True)
+    optimizer.step()

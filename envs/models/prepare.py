@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from envs.models.attention import inference
+from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.text.corpus import Context, Corpus
 from envs.text.corruption import corrupt
@@ -93,10 +94,7 @@ def train_masked_lm(
             order = np.concatenate([order, rng.permutation(len(corpus))])
         rows, order = order[: settings.batch], order[settings.batch :]
         loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
-        lm.flat.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(lm.flat.parameter, 1.0)
-        optimizer.step()
+        descend(lm.flat, optimizer, loss, 1.0)
         progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
 
 

@@ -31,6 +31,7 @@ class _Lookup(torch.autograd.Function):
         flat_ids, rows = ids.reshape(-1), grad.reshape(-1, grad.shape[-1])
         if ctx.padding is not None:
             rows = rows.masked_fill((flat_ids == ctx.padding)[:, None], 0.0)
+        settle(ctx.weight_VD)
         ctx.weight_VD.grad.index_add_(0, flat_ids, rows.to(ctx.weight_VD.dtype))
         return None, None, None
 
@@ -72,7 +73,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         x, low_weight = ctx.saved_tensors
         grad_TN, x_TD = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        _add_product(ctx.weight.grad, grad_TN.t(), x_TD)
+        _add_product(ctx.weight, grad_TN.t(), x_TD)
         if ctx.bias is not None:
             ctx.bias.grad.add_(grad_TN.sum(0))
         return grad @ low_weight if ctx.needs_input_grad[0] else None, None, None
@@ -100,15 +101,42 @@ def remember_lowered(x: Tensor, low: Tensor) -> None:
     _newest = weakref.ref(x), x._version, low
 
 
-def _add_product(total_ND: Tensor, grad_NT: Tensor, x_TD: Tensor) -> None:
-    """``total += grad @ x``; some rows at a time where that is faster or precisions differ."""
+def _add_product(weight_ND: nn.Parameter, grad_NT: Tensor, x_TD: Tensor) -> None:
+    """``weight.grad += grad @ x``, some rows at a time where that is faster."""
+    total_ND = weight_ND.grad
+    assert total_ND is not None
     if grad_NT.dtype == total_ND.dtype and total_ND.numel() <= ROWS_OF_ELEMENTS:
         total_ND.addmm_(grad_NT, x_TD)
         return
+    is_first = _take_unwritten(weight_ND)
     rows = max(1, ROWS_OF_ELEMENTS // total_ND.shape[1])
     for first in range(0, len(total_ND), rows):
         part = slice(first, first + rows)
-        total_ND[part].add_((grad_NT[part] @ x_TD).to(total_ND.dtype))
+        if is_first and grad_NT.dtype == total_ND.dtype:
+            torch.mm(grad_NT[part], x_TD, out=total_ND[part])
+        elif is_first:
+            total_ND[part].copy_(grad_NT[part] @ x_TD)
+        else:
+            total_ND[part].add_(grad_NT[part] @ x_TD)
+
+
+def leave_unwritten(weight: nn.Parameter) -> None:
+    """Let the first that adds to a weight's gradient write it instead, whatever it holds."""
+    weight.unwritten = True  # type: ignore[attr-defined]
+
+
+def settle(weight: nn.Parameter) -> None:
+    """Zero a gradient that was left unwritten and still is."""
+    if _take_unwritten(weight):
+        assert weight.grad is not None
+        weight.grad.zero_()
+
+
+def _take_unwritten(weight: nn.Parameter) -> bool:
+    was = getattr(weight, "unwritten", False)
+    if was:
+        weight.unwritten = False  # type: ignore[attr-defined]
+    return was
 
 
 class StandingLinear(nn.Linear):

@@ -7,7 +7,8 @@ are half of a small model's weights or more, and an optimiser costs what its mem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -69,10 +70,13 @@ class TokenRows:
             raise ValueError(f"weight_decay is {weight_decay}; train all weights with it.")
         return self._flat.adamw_of(self._parts, lr, weight_decay, others)
 
-    def zero_grad(self) -> None:
+    @contextmanager
+    def new_gradients(self) -> Iterator[None]:
+        """Gradients that are zero but for what is added to them while this is open."""
         for parameter in self.parameters:
             assert parameter.grad is not None
             parameter.grad.zero_()
+        yield
 
 
 def readers(encoder: nn.Module, weight: Tensor) -> list[StandingEmbedding]:
