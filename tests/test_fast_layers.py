@@ -410,6 +410,12 @@ def test_modules_that_compute_something_else_are_left_alone(make) -> None:
     assert type(ours) is type(plain)
 
 
+def test_a_part_that_drops_everything_does_as_it_did() -> None:
+    ours, _, plain = twice(lambda: Join(1.0))
+    given = torch.randn(5, 7), torch.randn(5, 48)
+    torch.testing.assert_close(ours(*given), plain(*given))
+
+
 def test_the_layer_after_a_part_reads_what_the_part_wrote_in_low_precision() -> None:
     ours, _, plain = twice(lambda: Join(RATE))
     after, flat = StandingLinear(48, 3), None

@@ -28,9 +28,10 @@ class _Join(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         linear, dropout, norm = (getattr(self, name) for name in self.names)
-        if not _takes(x, stands(linear, norm)) or residual.dtype != torch.float32:
-            return super().forward(x, residual)
         rate = dropout.p if dropout.training else 0.0
+        fits = rate < 1 and residual.dtype == torch.float32
+        if not (fits and _takes(x, stands(linear, norm))):
+            return super().forward(x, residual)
         product = linear.product(x)
         output, low = NativeJoin.apply(product, linear.bias, residual, norm, rate)
         if low is not None:
