@@ -17,6 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from envs.models.native import library
+from envs.models.native.library import INSTRUCTION_SETS
+
 torch.set_num_threads(1)
 
 SENTENCES = (
@@ -103,3 +106,33 @@ def as_on_a_gpu(monkeypatch) -> None:
     """The attention that a GPU takes; the library has it on CPUs, too."""
     for module in ("attention", "batches", "probes"):
         monkeypatch.setattr(f"envs.models.{module}.takes_jagged", lambda device: True)
+
+
+@pytest.fixture
+def without_c(monkeypatch):
+    """A function after which torch's operations compute everything."""
+
+    def forget() -> None:
+        library.library.cache_clear()
+        library.instruction_set.cache_clear()
+
+    def switch_off() -> None:
+        monkeypatch.setenv("NMG_NATIVE", "0")
+        forget()
+
+    yield switch_off
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture(params=["torch", *INSTRUCTION_SETS])
+def each_path(request, monkeypatch, without_c) -> None:
+    """What computes: torch's operations, or C with each instruction set there is here."""
+    if request.param == "torch":
+        without_c()
+        return
+    best, number = library.instruction_set(), INSTRUCTION_SETS.index(request.param)
+    if best is None or number > INSTRUCTION_SETS.index(best):
+        pytest.skip(f"no C compiler, or no {request.param}")
+    for module in ("attention", "layers"):
+        monkeypatch.setattr(f"envs.models.native.{module}.set_number", lambda: number)

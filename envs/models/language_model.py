@@ -21,6 +21,7 @@ from envs.models.attention import PACKED, register_packed_attention
 from envs.models.batches import Batches
 from envs.models.dropout import use_fast_dropout
 from envs.models.flat import FlatParameters
+from envs.models.head_alone import head_logits
 from envs.models.last_layer import only_at
 from envs.models.layer_parts import use_fast_parts
 from envs.models.padding import fixed_length
@@ -262,37 +263,12 @@ class LanguageModel:
         return token_losses(logits_MV, self.batches.tensor(targets))
 
     def head_logits(self, hidden_MD: Tensor) -> Tensor:
-        """The masked-LM head alone, on given states.
-
-        The model's own forward pass is run with the encoder standing in for itself, so any head
-        that reads the last hidden state works, whatever it is called.
-        """
+        """The masked-LM head alone, on given states; logits_MV, float32."""
         return self._head_logits(hidden_MD).float()
 
     def _head_logits(self, hidden_MD: Tensor) -> Tensor:
-        with self._encoder_returns(hidden_MD[None]), self.autocast():
-            ids = torch.zeros((1, len(hidden_MD)), dtype=torch.long, device=self.device)
-            return self.model(input_ids=ids).logits.squeeze(0)
-
-    @contextmanager
-    def _encoder_returns(self, hidden: Tensor) -> Iterator[None]:
-        output = _encoder_output(hidden)
-        self._encoder.forward = lambda *args, **kwargs: output
-        try:
-            yield
-        finally:
-            del self._encoder.forward
-
-
-def _encoder_output(hidden: Tensor) -> Any:
-    """What an encoder returns, and ``None`` for whatever else a head may look at."""
-    from transformers.modeling_outputs import BaseModelOutput
-
-    class Output(BaseModelOutput):
-        def __getattr__(self, name: str) -> None:
-            return None
-
-    return Output(last_hidden_state=hidden)
+        with self.autocast():
+            return head_logits(self.model, self._encoder, hidden_MD)
 
 
 def _first_position(encoder: torch.nn.Module) -> int:

@@ -21,7 +21,10 @@ from envs.models.standing import StandingLinear, remember_lowered, stands
 
 
 class _Join(nn.Module):
-    """Mixed into modules that compute ``norm(dropout(linear(x)) + residual)``."""
+    """Mixed into modules that compute ``norm(dropout(linear(x)) + residual)``.
+
+    Of x (..., E) and a residual (..., D), float32 (..., D).
+    """
 
     names: tuple[str, str, str]
     """Of linear, dropout and norm."""
@@ -29,7 +32,7 @@ class _Join(nn.Module):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         linear, dropout, norm = (getattr(self, name) for name in self.names)
         rate = dropout.p if dropout.training else 0.0
-        fits = rate < 1 and residual.dtype == torch.float32
+        fits = residual.dtype == torch.float32 and residual.shape[:-1] == x.shape[:-1] and rate < 1
         if not (fits and _takes(x, stands(linear, norm))):
             return super().forward(x, residual)
         product = linear.product(x)
@@ -46,7 +49,7 @@ class _Join(nn.Module):
 
 
 class _Gelu(nn.Module):
-    """Mixed into modules that compute ``gelu(linear(x))``."""
+    """Mixed into modules that compute ``gelu(linear(x))``, (..., D) of x (..., E)."""
 
     names: tuple[str, str]
     """Of linear and the activation."""
@@ -63,7 +66,10 @@ class _Gelu(nn.Module):
 
 
 def _takes(x: Tensor, trains: bool) -> bool:
-    return (trains or not torch.is_grad_enabled()) and runs_here(x)
+    known = (
+        not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+    return known and (trains or not torch.is_grad_enabled()) and runs_here(x)
 
 
 def use_fast_parts(model: nn.Module) -> None:
