@@ -24,7 +24,7 @@ LONG, SHORT = (50, 61, 40), (5, 9, 3, 9)
 HEADS, WIDTH, RATE = 2, 8, 0.3
 
 
-def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
+def plain_attention(qkv, lengths, rate: float, window: int = 1000) -> torch.Tensor:
     """Sequence by sequence in plain operations, the same elements dropped."""
     widths = [rounded(max(lengths) if PackedLayout(lengths).short else n) for n in lengths]
     sizes = [HEADS * width**2 for width in widths]
@@ -32,7 +32,9 @@ def plain_attention(qkv, lengths, rate: float) -> torch.Tensor:
     outputs, start = [], 0
     for n, width, keep in zip(lengths, widths, kept, strict=True):
         q, k, v = (x[0, :, start : start + n] for x in qkv)
-        weights = torch.softmax(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5, dim=-1)
+        outside = (torch.arange(n)[:, None] - torch.arange(n)).abs() >= window
+        scores = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).masked_fill(outside, -torch.inf)
+        weights = torch.softmax(scores, dim=-1)
         keep = keep.view(HEADS, width, width)[:, :n, :n]
         outputs.append((weights * keep / (1 - rate)) @ v)
         start += n
@@ -59,6 +61,24 @@ def test_attention_and_its_gradients_are_those_of_plain_operations(
 
     assert not got[:, sum(lengths) :].any()
     got, upstream = got[:, : sum(lengths)], upstream[:, : sum(lengths)]
+    torch.testing.assert_close(got, expected)
+    gradients = torch.autograd.grad(got, qkv, upstream)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, qkv, upstream), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [LONG, SHORT], ids=["long", "short"])
+@pytest.mark.parametrize("window", [1, 5, 47])
+def test_attention_to_a_window_is_that_of_plain_operations(lengths, window, each_path) -> None:
+    torch.manual_seed(0)
+    shape = (1, sum(lengths), HEADS, WIDTH)
+    qkv = [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
+    upstream, layout = torch.randn(shape), PackedLayout(lengths)
+    torch.manual_seed(1)
+    given = {"dropout": RATE, "layout": layout, "sliding_window": window}
+    got, _ = packed_attention(nn.Module(), *qkv, None, **given)
+    torch.manual_seed(1)
+    expected = plain_attention(qkv, lengths, RATE, window)
     torch.testing.assert_close(got, expected)
     gradients = torch.autograd.grad(got, qkv, upstream)
     for ours, theirs in zip(gradients, torch.autograd.grad(expected, qkv, upstream), strict=True):

@@ -41,8 +41,8 @@ PACKED = "nmg_packed"
 SHORT = 48
 """Below this mean length sequences are attended to as one padded block: launching the kernels for
 each of them would cost more than the padding."""
-LOCAL = ("sliding_window", "softcap")
-"""What transformers calls what is not done here."""
+WIDEST = 512
+"""Widest window of a layer that looks at neighbours only; the probe tries it on a longer text."""
 NEGLIGIBLE = -1e9
 """Score of a key that is not there."""
 
@@ -121,13 +121,17 @@ class PackedLayout:
         torch.index_select(block, 0, self.block()[0], out=out_THD[: self.tokens])
         return out_THD
 
-    def masked(self, scores: Tensor, number: int) -> Tensor:
-        """Scores of a piece (G, n, n), those of keys that pad it made negligible in place."""
+    def masked(self, scores: Tensor, number: int, window: int) -> Tensor:
+        """Scores of a piece (G, n, n), made negligible in place where keys pad it or lie outside
+        the window (0: there is none)."""
         if self.short:
             bias = self.block()[1]
             scores.view(len(bias), -1, *scores.shape[1:]).add_(bias)
         elif self.lengths[number] < scores.shape[2]:
             scores[:, :, self.lengths[number] :] = NEGLIGIBLE
+        if window:
+            places = torch.arange(scores.shape[2])
+            scores.masked_fill_((places[:, None] - places).abs() >= window, NEGLIGIBLE)
         return scores
 
     def offsets(self, device: torch.device) -> Tensor:
@@ -155,6 +159,8 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: PackedLayout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers' interface for one packed row.
@@ -162,15 +168,17 @@ def packed_attention(
     Args:
         query, key, value: (1, H, T, D).
         layout: the sequences; without one the row is a single sequence.
+        sliding_window: a query attends to keys fewer positions away than this, on both sides.
 
     Returns:
         The output (1, T, H, D) and no attention weights.
 
     Raises:
-        ValueError: for several rows without layout, and for attention to less than a sequence.
+        ValueError: for several rows without layout, and for what is not done here.
     """
-    if any(kwargs.get(name) is not None for name in LOCAL):
-        raise ValueError("Packed attention is to whole sequences, as it is.")
+    window = sliding_window or 0
+    if softcap is not None or window > WIDEST or (window and takes_jagged(query.device)):
+        raise ValueError("Packed attention does not cap scores or look at so wide a window.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rate = dropout if module.training else 0.0
     if layout is None:
@@ -182,7 +190,7 @@ def packed_attention(
     else:
         attend = (NativeAttention if scale > 0 and runs_here(query) else _Attention).apply
     query_THD, key_THD, value_THD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    return attend(query_THD, key_THD, value_THD, scale, rate, layout)[None], None
+    return attend(query_THD, key_THD, value_THD, scale, rate, layout, window)[None], None
 
 
 def takes_jagged(device: torch.device) -> bool:
@@ -203,7 +211,9 @@ def _jagged_attention(
     scale: float,
     rate: float,
     layout: PackedLayout,
+    window: int,
 ) -> Tensor:
+    assert not window
     offsets = layout.offsets(query_THD.device)
     shortest, longest = min(layout.lengths), max(layout.lengths)
     query, key, value = (
@@ -228,6 +238,7 @@ class _Attention(torch.autograd.Function):
         scale: float,
         rate: float,
         layout: PackedLayout,
+        window: int,
     ) -> Tensor:
         ctx.layout, ctx.scale, ctx.kept = layout, scale, 1.0 / (1.0 - rate)
         low = query_THD.dtype
@@ -239,7 +250,7 @@ class _Attention(torch.autograd.Function):
         outputs, saved = [], []
         with torch.autocast(query_THD.device.type, enabled=False):
             for number, ((q, k, v), places) in enumerate(zip(pieces, drops, strict=True)):
-                scores = layout.masked(torch.bmm(q, k.transpose(1, 2)).float(), number)
+                scores = layout.masked(torch.bmm(q, k.transpose(1, 2)).float(), number, window)
                 weights = torch.softmax(scores, dim=-1, out=scores).to(low)
                 kept = zero_places(weights.clone(), places) if len(places) else weights
                 outputs.append(torch.bmm(kept, v))
@@ -266,7 +277,7 @@ class _Attention(torch.autograd.Function):
         d_query_THD, d_key_THD, d_value_THD = (
             ctx.layout.paste(part, torch.empty_like(grad_THD)) for part in zip(*grads, strict=True)
         )
-        return d_query_THD, d_key_THD, d_value_THD, None, None, None
+        return d_query_THD, d_key_THD, d_value_THD, None, None, None, None
 
 
 def _dropped(sizes: Sequence[int], rate: float) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a language model can do, tried on two short sequences when it is loaded.
+"""What a language model can do, tried on a few short sequences when it is loaded.
 
 * Whether it can be *packed* (no padding): its attention goes through transformers' attention
   interface and its positions can be given; otherwise batches are padded to their longest sequence.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.models.attention import PACKED, inference, takes_jagged
+from envs.models.attention import PACKED, WIDEST, inference, takes_jagged
 from envs.models.last_layer import find_join
 
 if TYPE_CHECKING:
@@ -111,10 +111,13 @@ def probe_join(lm: LanguageModel, encoder: nn.Module) -> nn.Module | None:
 
 
 def _sequences(lm: LanguageModel) -> list[np.ndarray]:
+    """Two short ones; one longer than a layer's window where the model has windows."""
     rng = np.random.default_rng(0)
-    pad = lm.model.config.pad_token_id
+    config, pad = lm.model.config, lm.model.config.pad_token_id
+    window = getattr(config, "sliding_window", None) or 0
+    beyond = [window + 8] if 0 < window < WIDEST else []
     ids = [i for i in range(min(lm.vocab_size, 4096)) if i != pad]
-    return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5)]
+    return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5, *beyond)]
 
 
 @contextmanager

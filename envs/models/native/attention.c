@@ -14,6 +14,7 @@ struct batch {
     int64_t sequences, heads, width; /* of a head */
     int64_t rows;                    /* of the tensors: those after the sequences are zeroed */
     int64_t low;                     /* tensors are bfloat16, else float32 */
+    int64_t window;                  /* a query's keys are fewer places away than this; 0: all are */
     int64_t dropped;                 /* how many weights */
     const int64_t *lengths;          /* (sequences,) */
     const int64_t *counted;          /* (sequences,): keys, and queries, as places count them */

@@ -133,6 +133,15 @@ static TARGET const uint32_t *NAME(by_rows)(long rows, long columns, const float
 #endif
 }
 
+/* The scores of query i for keys that it does not look at, made negligible. */
+INLINE void NAME(leave_out)(float *row, long i, long n, long columns, long window)
+{
+    for (long j = n; j < columns; j++) row[j] = -INFINITY;
+    if (!window) return;
+    for (long j = 0; j <= i - window; j++) row[j] = -INFINITY;
+    for (long j = i + window; j < n; j++) row[j] = -INFINITY;
+}
+
 static TARGET void NAME(forward)(const struct batch *batch, const char *query, const char *key,
                                  const char *value, char *output, float *log_sums, uint32_t *space)
 {
@@ -159,7 +168,7 @@ static TARGET void NAME(forward)(const struct batch *batch, const char *query, c
                 NAME(product)(rows, columns, depth, q + r * wide, wide, 1, k_t, weights, 0);
                 for (long i = 0; i < real; i++) {
                     float *row = weights + i * columns;
-                    for (long j = n; j < columns; j++) row[j] = -INFINITY;
+                    NAME(leave_out)(row, r + i, n, columns, batch->window);
                     const float top = NAME(largest)(row, columns);
                     vec sum = {0};
                     for (long j = 0; j < columns; j += V) {
@@ -223,7 +232,7 @@ static TARGET void NAME(backward)(const struct batch *batch, const char *query, 
                     const float log_sum = log_sums[(first + r + i) * heads + h];
                     const int64_t *places = next_row(&dropped, counted);
                     zero(d, n, places, &dropped, counted);
-                    for (long j = n; j < columns; j++) w[j] = -INFINITY;
+                    NAME(leave_out)(w, r + i, n, columns, batch->window);
                     vec both = {0};
                     for (long j = 0; j < columns; j += V) {
                         AT(w + j) = NAME(exponential)(AT(w + j) * batch->scale - log_sum);

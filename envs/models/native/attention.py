@@ -25,7 +25,10 @@ class _Batch(ctypes.Structure):
     """``struct batch`` of ``attention.c``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("sequences", "heads", "width", "rows", "low")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("sequences", "heads", "width", "rows", "low", "window")
+        ),
         *(("dropped", ctypes.c_int64), ("lengths", ctypes.c_void_p)),
         *(("counted", ctypes.c_void_p), ("places", ctypes.c_void_p)),
         *(("scale", ctypes.c_float), ("kept", ctypes.c_float)),
@@ -44,13 +47,14 @@ class NativeAttention(torch.autograd.Function):
         scale: float,
         rate: float,
         layout: PackedLayout,
+        window: int,
     ) -> Tensor:
         inputs = [x.to(query_THD.dtype).contiguous() for x in (query_THD, key_THD, value_THD)]
         rows, heads, width = query_THD.shape
         lengths, counted = np.array((layout.lengths, layout.counted), dtype=np.int64)
         places = draw_dropped(int((counted**2).sum()) * heads, rate)
         batch = _Batch(
-            *(len(lengths), heads, width, rows, query_THD.dtype == torch.bfloat16),
+            *(len(lengths), heads, width, rows, query_THD.dtype == torch.bfloat16, window),
             *(len(places), lengths.ctypes.data, counted.ctypes.data, places.data_ptr()),
             *(scale, 1.0 / (1.0 - rate)),
         )
@@ -67,7 +71,7 @@ class NativeAttention(torch.autograd.Function):
         saved = ctx.saved_tensors
         grads = [torch.empty_like(grad_THD, memory_format=torch.contiguous_format) for _ in "qkv"]
         _call("nmg_backward", ctx.batch, [*saved, grad_THD.contiguous(), *grads])
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
 def _call(name: str, batch: _Batch, tensors: Sequence[Tensor | None]) -> None:
