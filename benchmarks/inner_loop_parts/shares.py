@@ -13,6 +13,14 @@ from inner_loop_parts.workload import Workload
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::linear"),
     "attention": ("NativeAttention", "NativeAttentionBackward", "aten::bmm"),
+    "other passes in C": (
+        "NativeJoin",
+        "NativeJoinBackward",
+        "NativeGelu",
+        "NativeGeluBackward",
+        "NativeLosses",
+        "NativeLossesBackward",
+    ),
     "optimiser, clipping, zeroing": (
         "aten::_fused_adamw_",
         "aten::linalg_vector_norm",
