@@ -136,3 +136,8 @@ def each_path(request, monkeypatch, without_c) -> None:
         pytest.skip(f"no C compiler, or no {request.param}")
     for module in ("attention", "layers"):
         monkeypatch.setattr(f"envs.models.native.{module}.set_number", lambda: number)
+
+
+def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Size of the error over the size of what is expected."""
+    return float(((got.float() - expected).norm() / expected.norm()).detach())

@@ -19,6 +19,7 @@ from envs.models.flat import FlatParameters, descend
 from envs.models.native.library import instruction_set, runs_here
 from envs.models.rounding import rounded
 from envs.models.standing import StandingEmbedding, StandingLinear, use_standing_gradients
+from tests.conftest import relative
 
 LONG, SHORT = (50, 61, 40), (5, 9, 3, 9)
 HEADS, WIDTH, RATE = 2, 8, 0.3
@@ -134,10 +135,6 @@ def test_several_threads_leave_attention_to_torch() -> None:
         assert not runs_here(query)
     finally:
         torch.set_num_threads(1)
-
-
-def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
-    return float(((got.float() - expected).norm() / expected.norm()).detach())
 
 
 def test_lengths_are_rounded_to_few_that_are_little_longer() -> None:

@@ -98,8 +98,6 @@ class FlatParameters:
 
     def zero_grad(self) -> None:
         self.grad.zero_()
-        for parameter, _ in self._large:
-            settle(parameter)
 
     @contextmanager
     def new_gradients(self) -> Iterator[None]:

@@ -115,7 +115,8 @@ def _sequences(lm: LanguageModel) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     config, pad = lm.model.config, lm.model.config.pad_token_id
     window = getattr(config, "sliding_window", None) or 0
-    beyond = [window + 8] if 0 < window < WIDEST else []
+    longest = (getattr(config, "max_position_embeddings", 0) or 10**6) - 2
+    beyond = [min(window + 8, longest)] if 0 < window < WIDEST else []
     ids = [i for i in range(min(lm.vocab_size, 4096)) if i != pad]
     return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5, *beyond)]
 

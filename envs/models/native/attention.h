@@ -169,8 +169,9 @@ static TARGET void NAME(forward)(const struct batch *batch, const char *query, c
                 for (long i = 0; i < real; i++) {
                     float *row = weights + i * columns;
                     NAME(leave_out)(row, r + i, n, columns, batch->window);
-                    const float top = NAME(largest)(row, columns);
-                    vec sum = {0};
+                    vec most = AT(row), sum = {0};
+                    for (long j = V; j < columns; j += V) most = NAME(greater)(AT(row + j), most);
+                    const float top = NAME(top)(most);
                     for (long j = 0; j < columns; j += V) {
                         AT(row + j) = NAME(exponential)((AT(row + j) - top) * batch->scale);
                         sum += AT(row + j);

@@ -121,9 +121,7 @@ static TARGET void NAME(gelu_backward)(long rows, long n, int low, const char *g
 INLINE vec NAME(rest)(long count, const char *from, int low, float fill)
 {
     vec x = (vec){0} + fill;
-    for (long j = 0; j < count; j++)
-        x[j] = low ? as_float((uint32_t)((const uint16_t *)from)[j] << 16)
-                   : ((const float *)from)[j];
+    for (long j = 0; j < count; j++) x[j] = element(from, j, low);
     return x;
 }
 
@@ -135,20 +133,14 @@ static TARGET void NAME(losses_forward)(long rows, long n, int low, const char *
         const char *row = logits + i * n * size;
         const vec rest = NAME(rest)(n - whole, row + whole * size, low, -INFINITY);
         vec most = rest;
-        for (long j = 0; j < whole; j += V) {
-            const vec at = NAME(widened)(row + j * size, low);
-            const bits more = at > most;
-            most = (vec)(((bits)at & more) | ((bits)most & ~more));
-        }
-        float top = most[0];
-        for (int j = 1; j < V; j++) top = most[j] > top ? most[j] : top;
+        for (long j = 0; j < whole; j += V)
+            most = NAME(greater)(NAME(widened)(row + j * size, low), most);
+        const float top = NAME(top)(most);
         vec sum = NAME(exponential)(rest - top);
         for (long j = 0; j < whole; j += V)
             sum += NAME(exponential)(NAME(widened)(row + j * size, low) - top);
         log_sums[i] = top + logf(NAME(total)(sum));
-        const long target = targets[i];
-        losses[i] = log_sums[i] - (low ? as_float((uint32_t)((const uint16_t *)row)[target] << 16)
-                                       : ((const float *)row)[target]);
+        losses[i] = log_sums[i] - element(row, targets[i], low);
     }
 }
 
@@ -166,18 +158,8 @@ static TARGET void NAME(losses_backward)(long rows, long n, int low, const char 
         }
         const vec rest = NAME(rest)(n - whole, row + whole * size, low, -INFINITY);
         const vec last = NAME(exponential)(rest - log_sums[i]) * grad[i];
-        for (long j = whole; j < n; j++)
-            if (low)
-                ((uint16_t *)to)[j] = bfloat16(last[j - whole]);
-            else
-                ((float *)to)[j] = last[j - whole];
-        const long t = targets[i];
-        const float at = low ? as_float((uint32_t)((const uint16_t *)row)[t] << 16)
-                             : ((const float *)row)[t];
-        const float d = (expf(at - log_sums[i]) - 1.0f) * grad[i];
-        if (low)
-            ((uint16_t *)to)[t] = bfloat16(d);
-        else
-            ((float *)to)[t] = d;
+        for (long j = whole; j < n; j++) set_element(last[j - whole], to, j, low);
+        const float right = expf(element(row, targets[i], low) - log_sums[i]);
+        set_element((right - 1.0f) * grad[i], to, targets[i], low);
     }
 }

@@ -32,6 +32,19 @@ static inline uint16_t bfloat16(float x)
     return (whole + 0x7fff + ((whole >> 16) & 1)) >> 16; /* to nearest, ties to even */
 }
 
+static inline float element(const char *from, long at, int low)
+{
+    return low ? as_float((uint32_t)((const uint16_t *)from)[at] << 16) : ((const float *)from)[at];
+}
+
+static inline void set_element(float x, char *to, long at, int low)
+{
+    if (low)
+        ((uint16_t *)to)[at] = bfloat16(x);
+    else
+        ((float *)to)[at] = x;
+}
+
 struct dropped { /* places, ascending, of elements that are laid in rows */
     const int64_t *next, *end;
     int64_t seen; /* places */

@@ -30,16 +30,17 @@ INLINE float NAME(total)(vec x)
     return sum;
 }
 
-INLINE float NAME(largest)(const float *x, long n)
+INLINE vec NAME(greater)(vec x, vec y)
 {
-    vec most = AT(x);
-    for (long j = V; j < n; j += V) {
-        bits more = AT(x + j) > most;
-        most = (vec)(((bits)AT(x + j) & more) | ((bits)most & ~more));
-    }
-    float top = most[0];
-    for (int i = 1; i < V; i++) top = most[i] > top ? most[i] : top;
-    return top;
+    const bits first = x > y;
+    return (vec)(((bits)x & first) | ((bits)y & ~first));
+}
+
+INLINE float NAME(top)(vec x)
+{
+    float most = x[0];
+    for (int i = 1; i < V; i++) most = x[i] > most ? x[i] : most;
+    return most;
 }
 
 /* V elements, float32 or bfloat16. */
