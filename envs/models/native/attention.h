@@ -57,10 +57,10 @@ INLINE void NAME(load)(long n, const char *from, int low, float *to)
 
 INLINE void NAME(store)(long n, const float *from, float factor, int low, char *to)
 {
-    if (low)
-        for (long i = 0; i < n; i++) ((uint16_t *)to)[i] = bfloat16(from[i] * factor);
-    else
-        for (long i = 0; i < n; i++) ((float *)to)[i] = from[i] * factor;
+    long i = 0;
+    for (; i + V <= n; i += V)
+        NAME(narrowed)(AT(from + i) * factor, low, to + i * (low ? 2 : 4));
+    for (; i < n; i++) set_element(from[i] * factor, to, i, low);
 }
 
 /* A head's matrix of a sequence, as operands whose rows are `wide` units: `across` is summed over
@@ -147,6 +147,7 @@ static TARGET void NAME(forward)(const struct batch *batch, const char *query, c
 {
     const long heads = batch->heads, wide = round_up(batch->width, V);
     const long depth = PAIRS ? (batch->width + 1) / 2 : batch->width;
+    const float scale = batch->scale * LOG2_E; /* weights are powers of two */
     struct dropped dropped = {batch->places, batch->places + batch->dropped, 0};
     struct piece piece = piece_of(batch);
     for (long s = 0, first = 0; s < batch->sequences; first += batch->lengths[s++]) {
@@ -171,15 +172,14 @@ static TARGET void NAME(forward)(const struct batch *batch, const char *query, c
                     NAME(leave_out)(row, r + i, n, columns, batch->window);
                     vec most = AT(row), sum = {0};
                     for (long j = V; j < columns; j += V) most = NAME(greater)(AT(row + j), most);
-                    const float top = NAME(top)(most);
+                    const float top = NAME(top)(most) * scale;
                     for (long j = 0; j < columns; j += V) {
-                        AT(row + j) = NAME(exponential)((AT(row + j) - top) * batch->scale);
+                        AT(row + j) = NAME(power_of_two)(AT(row + j) * scale - top);
                         sum += AT(row + j);
                     }
                     const float all = NAME(total)(sum);
                     factors[i] = batch->kept / all;
-                    if (log_sums)
-                        log_sums[(first + r + i) * heads + h] = top * batch->scale + logf(all);
+                    if (log_sums) log_sums[(first + r + i) * heads + h] = top + log2f(all);
                     zero(row, n, next_row(&dropped, counted), &dropped, counted);
                 }
                 NAME(product)(rows, wide, PAIRS ? (n + 1) / 2 : n,
@@ -201,6 +201,7 @@ static TARGET void NAME(backward)(const struct batch *batch, const char *query, 
     const long heads = batch->heads, wide = round_up(batch->width, V);
     const long depth = PAIRS ? (batch->width + 1) / 2 : batch->width;
     const float factor = batch->scale * batch->kept;
+    const float scale = batch->scale * LOG2_E; /* weights are powers of two */
     struct dropped dropped = {batch->places, batch->places + batch->dropped, 0};
     struct piece piece = piece_of(batch);
     for (long s = 0, first = 0; s < batch->sequences; first += batch->lengths[s++]) {
@@ -236,7 +237,7 @@ static TARGET void NAME(backward)(const struct batch *batch, const char *query, 
                     NAME(leave_out)(w, r + i, n, columns, batch->window);
                     vec both = {0};
                     for (long j = 0; j < columns; j += V) {
-                        AT(w + j) = NAME(exponential)(AT(w + j) * batch->scale - log_sum);
+                        AT(w + j) = NAME(power_of_two)(AT(w + j) * scale - log_sum);
                         both += AT(w + j) * AT(d + j);
                     }
                     const float mean = NAME(total)(both);

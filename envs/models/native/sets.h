@@ -16,6 +16,11 @@
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define AT(x) (*(vec *)(x))
 
+typedef float quad __attribute__((vector_size(16)));
+typedef int32_t quad_bits __attribute__((vector_size(16)));
+
+#define LOG2_E 1.44269504f
+
 enum { ANY, AVX2, AVX512, AVX512_BF16 };
 
 static inline float as_float(uint32_t whole)

@@ -5,29 +5,30 @@ typedef float NAME(vec) __attribute__((vector_size(4 * V), aligned(4)));
 typedef int32_t NAME(bits) __attribute__((vector_size(4 * V), aligned(4)));
 typedef uint16_t NAME(halves) __attribute__((vector_size(2 * V), aligned(2)));
 
-/* e^x for x <= 0; 0 below -87. As 2^n e^r, |r| <= log(2) / 2, e^r by its series. */
-INLINE vec NAME(exponential)(vec x)
+/* 2^x for x <= 0; 0 below -125.5. As 2^n 2^r, |r| <= 1 / 2, 2^r = e^(r log(2)) by its series. */
+INLINE vec NAME(power_of_two)(vec x)
 {
     const float rounds = 12582912.0f; /* 1.5 * 2^23: added and taken away */
-    vec n = x * 1.44269504f + rounds;
-    bits power = (bits)n << 23;
-    n -= rounds;
-    vec r = x - n * 0.693145752f - n * 1.42860677e-6f; /* log(2) in two parts */
-    vec sum = (vec){0} + 1.0f / 720;
-    sum = sum * r + 1.0f / 120;
-    sum = sum * r + 1.0f / 24;
-    sum = sum * r + 1.0f / 6;
-    sum = sum * r + 0.5f;
+    const vec n = x + rounds, r = x - (n - rounds);
+    vec sum = (vec){0} + 1.54035304e-4f; /* log(2)^6 / 720 */
+    sum = sum * r + 1.33335581e-3f;
+    sum = sum * r + 9.61812911e-3f;
+    sum = sum * r + 5.55041087e-2f;
+    sum = sum * r + 2.40226507e-1f;
+    sum = sum * r + 6.93147181e-1f;
     sum = sum * r + 1.0f;
-    sum = sum * r + 1.0f;
-    return (vec)(((bits)sum + power) & ~(x < -87.0f));
+    return (vec)(((bits)sum + ((bits)n << 23)) & ~(n < rounds - 125.0f));
 }
+
+/* e^x for x <= 0, relatively to |x| 2^-24. */
+INLINE vec NAME(exponential)(vec x) { return NAME(power_of_two)(x * LOG2_E); }
 
 INLINE float NAME(total)(vec x)
 {
-    float sum = 0;
-    for (int i = 0; i < V; i++) sum += x[i];
-    return sum;
+    const union { vec all; quad part[V / 4]; } parts = {x};
+    quad sum = parts.part[0];
+    for (int i = 1; i < V / 4; i++) sum += parts.part[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 INLINE vec NAME(greater)(vec x, vec y)
@@ -38,9 +39,15 @@ INLINE vec NAME(greater)(vec x, vec y)
 
 INLINE float NAME(top)(vec x)
 {
-    float most = x[0];
-    for (int i = 1; i < V; i++) most = x[i] > most ? x[i] : most;
-    return most;
+    const union { vec all; quad part[V / 4]; } parts = {x};
+    quad most = parts.part[0];
+    for (int i = 1; i < V / 4; i++) {
+        const quad_bits first = most > parts.part[i];
+        most = (quad)(((quad_bits)most & first) | ((quad_bits)parts.part[i] & ~first));
+    }
+    const float one = most[0] > most[1] ? most[0] : most[1];
+    const float other = most[2] > most[3] ? most[2] : most[3];
+    return one > other ? one : other;
 }
 
 /* V elements, float32 or bfloat16. */
