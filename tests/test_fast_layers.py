@@ -86,10 +86,13 @@ def test_attention_to_a_window_is_that_of_plain_operations(lengths, window, each
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("lengths", [LONG, SHORT, (70,)], ids=["long", "short", "one"])
+@pytest.mark.parametrize(
+    "lengths", [LONG, SHORT, (70,), (257, 1, 300)], ids=["long", "short", "one", "blocks"]
+)
 @pytest.mark.parametrize("width", [WIDTH, 33])
+@pytest.mark.parametrize("window", [0, 47])
 def test_attention_in_lower_precision_is_as_near_as_the_precision_is(
-    lengths, width, each_path
+    lengths, width, window, each_path
 ) -> None:
     layout = PackedLayout(lengths)
     torch.manual_seed(0)
@@ -99,9 +102,10 @@ def test_attention_in_lower_precision_is_as_near_as_the_precision_is(
     low = [x.detach().bfloat16().requires_grad_() for x in qkv]
 
     torch.manual_seed(1)
-    got, _ = packed_attention(nn.Module(), *low, None, dropout=RATE, layout=layout)
+    given = {"dropout": RATE, "layout": layout, "sliding_window": window}
+    got, _ = packed_attention(nn.Module(), *low, None, **given)
     torch.manual_seed(1)
-    expected = plain_attention(qkv, lengths, RATE)
+    expected = plain_attention(qkv, lengths, RATE, window or 1000)
 
     assert got.dtype == torch.bfloat16
     assert relative(got, expected) < 1e-2

@@ -37,6 +37,27 @@ static long round_up(long n, long to) { return (n + to - 1) / to * to; }
 #define KERNELS "attention.h"
 #include "sets.h"
 
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ > 10)
+#define HAS_AMX 1
+#include "amx.h"
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Whether the processor multiplies tiles of bfloat16, and Linux, which must be asked, lets it. */
+static int takes_tiles(void)
+{
+    const unsigned bfloat16 = 1u << 22, tiles = 1u << 24;
+    const long request = 0x1023, data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    unsigned a, b, c, d = 0;
+    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    return (d & bfloat16) && (d & tiles) && !syscall(SYS_arch_prctl, request, data);
+}
+#else
+#define HAS_AMX 0
+static int takes_tiles(void) { return 0; }
+#endif
+
 /* The best instruction set that this processor has. */
 int nmg_best(void)
 {
@@ -44,7 +65,7 @@ int nmg_best(void)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
+        return !__builtin_cpu_supports("avx512bf16") ? AVX512 : takes_tiles() ? AMX : AVX512_BF16;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
     return ANY;
@@ -58,8 +79,8 @@ static uint32_t *workspace(const struct batch *batch)
     long longest = 0;
     for (long s = 0; s < batch->sequences; s++)
         if (batch->lengths[s] > longest) longest = batch->lengths[s];
-    const long columns = round_up(longest, 16), wide = round_up(batch->width, 16);
-    const long needed = 11 * columns * wide + BLOCK * (3 * columns + wide);
+    const long columns = round_up(longest, 32), wide = round_up(batch->width, 32);
+    const long needed = 11 * columns * wide + 3 * BLOCK * columns + 512 * (columns + wide);
     if (needed > size) {
         free(space);
         space = aligned_alloc(64, 4 * needed);
@@ -83,7 +104,12 @@ int nmg_forward(const struct batch *batch, int set, const char *query, const cha
 {
     uint32_t *space = workspace(batch);
     if (!space) return 1;
-    CALL(forward, set, batch->low, batch, query, key, value, output, log_sums, space);
+#if HAS_AMX
+    if (set == AMX && batch->low)
+        forward_amx(batch, query, key, value, output, log_sums, space);
+    else
+#endif
+        CALL(forward, set, batch->low, batch, query, key, value, output, log_sums, space);
     zero_filling(batch, output);
     return 0;
 }
@@ -94,8 +120,13 @@ int nmg_backward(const struct batch *batch, int set, const char *query, const ch
 {
     uint32_t *space = workspace(batch);
     if (!space) return 1;
-    CALL(backward, set, batch->low, batch, query, key, value, log_sums, grad, d_query, d_key,
-         d_value, space);
+#if HAS_AMX
+    if (set == AMX && batch->low)
+        backward_amx(batch, query, key, value, log_sums, grad, d_query, d_key, d_value, space);
+    else
+#endif
+        CALL(backward, set, batch->low, batch, query, key, value, log_sums, grad, d_query, d_key,
+             d_value, space);
     zero_filling(batch, d_query);
     zero_filling(batch, d_key);
     zero_filling(batch, d_value);

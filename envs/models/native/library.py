@@ -26,12 +26,12 @@ from torch import Tensor
 from envs.models.cache import cache_folder
 
 SOURCES = ("attention.c", "layers.c", "dropout.c")
-HEADERS = ("sets.h", "vectors.h", "attention.h", "layers.h")
+HEADERS = ("sets.h", "vectors.h", "attention.h", "amx.h", "layers.h")
 FLAGS = (
     *("-O3", "-std=gnu11", "-shared", "-fPIC"),
     *("-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=fast"),
 )
-INSTRUCTION_SETS = ("any", "avx2", "avx512", "avx512_bf16")
+INSTRUCTION_SETS = ("any", "avx2", "avx512", "avx512_bf16", "amx")
 """As ``sets.h`` numbers them."""
 COMPILE_SECONDS = 120
 

@@ -21,7 +21,7 @@ typedef int32_t quad_bits __attribute__((vector_size(16)));
 
 #define LOG2_E 1.44269504f
 
-enum { ANY, AVX2, AVX512, AVX512_BF16 };
+enum { ANY, AVX2, AVX512, AVX512_BF16, AMX };
 
 static inline float as_float(uint32_t whole)
 {
@@ -117,7 +117,7 @@ static inline void zero(float *row, long n, const int64_t *place, const struct d
 /* Calls f of the set; where there is a choice, `low` says whether anything is bfloat16. */
 #if defined(__x86_64__)
 #define CALL(f, set, low, ...)                                                       \
-    ((set) == AVX512_BF16 && (low) ? f##_avx512_bf16(__VA_ARGS__)                    \
+    ((set) >= AVX512_BF16 && (low) ? f##_avx512_bf16(__VA_ARGS__)                    \
      : (set) >= AVX512             ? f##_avx512(__VA_ARGS__)                         \
      : (set) == AVX2               ? f##_avx2(__VA_ARGS__)                           \
                                    : f##_any(__VA_ARGS__))
