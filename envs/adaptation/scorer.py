@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from envs.adaptation.jobs import BASE, AdaptationSettings, Feature, Progress, Score, ScoreJob, Task
-from envs.models.attention import inference
 from envs.models.flat import FlatParameters, descend
 from envs.models.language_model import LanguageModel
 from envs.models.token_rows import TokenRows
@@ -141,8 +140,9 @@ class Scorer:
         head.eval()
         outputs: list[np.ndarray] = [np.empty(0)] * len(job.score)
         batches = length_batches([len(f) for f in job.score], job.settings.eval_tokens)
-        # Autocast is open throughout, so that it lowers the weights' precision once.
-        with inference(lm.device), lm.autocast():
+        # Autocast is open throughout, so that it lowers the weights' precision once; in inference
+        # mode it would each time.
+        with torch.no_grad(), lm.autocast():
             for step, rows in enumerate(batches):
                 features = [job.score[i] for i in rows]
                 hidden_TD, lengths, tokens = self._states(features)

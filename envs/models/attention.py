@@ -22,7 +22,6 @@ is slower than these matrix products on CPU at the lengths of contexts, with and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -196,12 +195,6 @@ def packed_attention(
 def takes_jagged(device: torch.device) -> bool:
     """Whether packed batches are attended to by the library, without filling."""
     return device.type != "cpu"
-
-
-def inference(device: torch.device) -> AbstractContextManager[Any]:
-    """Without gradients; not in inference mode where attention takes jagged tensors, which do not
-    know it."""
-    return torch.no_grad() if takes_jagged(device) else torch.inference_mode()
 
 
 def _jagged_attention(

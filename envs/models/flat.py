@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from envs.models.standing import ROWS_OF_ELEMENTS, leave_unwritten, settle
+from envs.models.standing import leave_unwritten, settle
 
 if TYPE_CHECKING:
     from envs.models.token_rows import TokenRows
+
+
+LARGE = 1 << 16
+"""Elements of a weight whose gradient is worth not to be zeroed by itself."""
 
 
 class FlatParameters:
@@ -43,7 +47,8 @@ class FlatParameters:
             end = start + parameter.numel()
             parameter.data = self.parameter.data[start:end].view(parameter.shape)
             parameter.grad = self.parameter.grad[start:end].view(parameter.shape)
-            if parameter.numel() > ROWS_OF_ELEMENTS and parameter.requires_grad:
+            on_cpu = parameter.device.type == "cpu"
+            if on_cpu and parameter.numel() >= LARGE and parameter.requires_grad:
                 self._large.append((parameter, slice(start, end)))
                 # Autograd, where it adds by itself, does so after this.
                 parameter.register_hook(lambda _, parameter=parameter: settle(parameter))
@@ -100,22 +105,28 @@ class FlatParameters:
         self.grad.zero_()
 
     @contextmanager
-    def new_gradients(self) -> Iterator[None]:
+    def new_gradients(self, unused: slice = slice(0, 0)) -> Iterator[None]:
         """Gradients that are zero but for what is added to them while this is open.
 
-        The largest are not zeroed but written by the first product that would be added to them: to
-        zero, read and add costs as much as that product.
+        Large ones are not zeroed but written by the first product that would be added to them: to
+        zero, read and add costs as much as a vocabulary's product does.
+
+        Args:
+            unused: places, within those of one parameter, that nothing is added to and nobody
+                reads.
         """
+        written = [(p, w) for p, w in self._large if not w.start < unused.stop <= w.stop]
         start = 0
-        for parameter, where in self._large:
+        for where in sorted([unused, *(where for _, where in written)], key=lambda w: w.start):
             self.grad[start : where.start].zero_()
-            leave_unwritten(parameter)
             start = where.stop
         self.grad[start:].zero_()
+        for parameter, _ in written:
+            leave_unwritten(parameter)
         try:
             yield
         finally:
-            for parameter, _ in self._large:
+            for parameter, _ in written:
                 settle(parameter)
 
 

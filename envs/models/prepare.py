@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from envs.models.attention import inference
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.text.corpus import Context, Corpus
@@ -110,7 +109,7 @@ def masked_lm_quality(
     rng = np.random.default_rng(seed)
     lm.model.eval()
     losses, right, count = 0.0, 0, 0
-    with inference(lm.device):
+    with torch.no_grad():
         for start in range(0, len(contexts), 16):
             loss, hits, masked = _batch_loss(lm, contexts[start : start + 16], rate, rng)
             losses, right, count = losses + float(loss) * masked, right + hits, count + masked

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.models.attention import PACKED, WIDEST, inference, takes_jagged
+from envs.models.attention import PACKED, WIDEST, takes_jagged
 from envs.models.last_layer import find_join
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _evaluating(lm: LanguageModel) -> Iterator[None]:
     lm.model.eval()
     lm.precision = "fp32"
     try:
-        with inference(lm.device):
+        with torch.no_grad():
             yield
     finally:
         lm.precision = precision

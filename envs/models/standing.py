@@ -105,10 +105,13 @@ def _add_product(weight_ND: nn.Parameter, grad_NT: Tensor, x_TD: Tensor) -> None
     """``weight.grad += grad @ x``, some rows at a time where that is faster."""
     total_ND = weight_ND.grad
     assert total_ND is not None
-    if grad_NT.dtype == total_ND.dtype and total_ND.numel() <= ROWS_OF_ELEMENTS:
-        total_ND.addmm_(grad_NT, x_TD)
-        return
     is_first = _take_unwritten(weight_ND)
+    if grad_NT.dtype == total_ND.dtype and total_ND.numel() <= ROWS_OF_ELEMENTS:
+        if is_first:
+            torch.mm(grad_NT, x_TD, out=total_ND)
+        else:
+            total_ND.addmm_(grad_NT, x_TD)
+        return
     rows = max(1, ROWS_OF_ELEMENTS // total_ND.shape[1])
     for first in range(0, len(total_ND), rows):
         part = slice(first, first + rows)

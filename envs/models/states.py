@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from envs.models.attention import inference
 from envs.models.language_model import LanguageModel
 from envs.models.seq2seq import Seq2SeqModel
 
@@ -84,7 +83,7 @@ class TokenStates:
         lm.model.eval()
         done: list[np.ndarray] = []
         batch: list[np.ndarray] = []
-        with inference(lm.device):
+        with torch.no_grad(), lm.autocast():
             for i, sequence in enumerate(sequences):
                 batch.append(sequence)
                 if i + 1 == len(sequences) or sum(map(len, batch)) >= tokens:

@@ -7,8 +7,8 @@ are half of a small model's weights or more, and an optimiser costs what its mem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Self
 
 import torch
@@ -42,6 +42,7 @@ class TokenRows:
         self._places_V[self._ids] = torch.arange(len(self._ids))
         first = weight_VD.storage_offset()
         last, end = first + len(self._ids) * weight_VD.shape[1], first + weight_VD.numel()
+        self._unused = slice(last, end)
         self._rows_RD = nn.Parameter(weight_VD.detach()[self._ids])
         self._rows_RD.grad = flat.grad[first:last].view_as(self._rows_RD)
         around = [w for w in (slice(0, first), slice(end, len(flat.weights))) if w.start < w.stop]
@@ -70,13 +71,9 @@ class TokenRows:
             raise ValueError(f"weight_decay is {weight_decay}; train all weights with it.")
         return self._flat.adamw_of(self._parts, lr, weight_decay, others)
 
-    @contextmanager
-    def new_gradients(self) -> Iterator[None]:
+    def new_gradients(self) -> AbstractContextManager[None]:
         """Gradients that are zero but for what is added to them while this is open."""
-        for parameter in self.parameters:
-            assert parameter.grad is not None
-            parameter.grad.zero_()
-        yield
+        return self._flat.new_gradients(self._unused)
 
 
 def readers(encoder: nn.Module, weight: Tensor) -> list[StandingEmbedding]:
