@@ -22,6 +22,7 @@ first = tune_runtime()
 assert tune_runtime() == first
 assert (x @ x.T).tolist() == expected
 assert first.gemm_error <= 2e-6
+assert (first.gemm == "amx") == (first.native == "amx")
 taken = resident() - before
 block = torch.ones(50_000_000)
 used = resident() - before - taken

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from envs.models.native.products import linear, multiply
+
 ROWS_OF_ELEMENTS = 1 << 20
 """Elements of a weight whose gradient is computed at once before it is added: stays in cache."""
 
@@ -65,9 +67,9 @@ class _Product(torch.autograd.Function):
         ctx.weight, ctx.bias = weight, bias
         x, low_weight = _lowered(x, low), weight.to(low)
         ctx.save_for_backward(x, low_weight)
-        if bias is None or low != weight.dtype:
+        if low != weight.dtype:
             return F.linear(x, low_weight, None if bias is None else bias.to(low))
-        return F.linear(x, weight).add_(bias)  # a tenth faster than the product with a bias
+        return linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
@@ -76,7 +78,9 @@ class _Product(torch.autograd.Function):
         _add_product(ctx.weight, grad_TN.t(), x_TD)
         if ctx.bias is not None:
             ctx.bias.grad.add_(grad_TN.sum(0))
-        return grad @ low_weight if ctx.needs_input_grad[0] else None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return multiply(grad_TN, low_weight).view(x.shape), None, None
 
 
 _newest: tuple[weakref.ref[Tensor], int, Tensor] | None = None
@@ -107,20 +111,17 @@ def _add_product(weight_ND: nn.Parameter, grad_NT: Tensor, x_TD: Tensor) -> None
     assert total_ND is not None
     is_first = _take_unwritten(weight_ND)
     if grad_NT.dtype == total_ND.dtype and total_ND.numel() <= ROWS_OF_ELEMENTS:
-        if is_first:
-            torch.mm(grad_NT, x_TD, out=total_ND)
-        else:
-            total_ND.addmm_(grad_NT, x_TD)
+        multiply(grad_NT, x_TD, total_ND, add=not is_first)
         return
     rows = max(1, ROWS_OF_ELEMENTS // total_ND.shape[1])
     for first in range(0, len(total_ND), rows):
         part = slice(first, first + rows)
         if is_first and grad_NT.dtype == total_ND.dtype:
-            torch.mm(grad_NT[part], x_TD, out=total_ND[part])
+            multiply(grad_NT[part], x_TD, total_ND[part])
         elif is_first:
             total_ND[part].copy_(grad_NT[part] @ x_TD)
         else:
-            total_ND[part].add_(grad_NT[part] @ x_TD)
+            total_ND[part].add_(multiply(grad_NT[part], x_TD))
 
 
 def leave_unwritten(weight: nn.Parameter) -> None:
@@ -148,13 +149,24 @@ class StandingLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if stands(self):
             return _Product.apply(input, self.weight, self.bias)
+        if _is_plain_float(input):
+            return linear(input, self.weight, self.bias)
         return super().forward(input)
 
     def product(self, input: Tensor) -> Tensor:
         """The same without the bias."""
         if stands(self):
             return _Product.apply(input, self.weight, None)
+        if _is_plain_float(input):
+            return linear(input, self.weight)
         return F.linear(input, self.weight)
+
+
+def _is_plain_float(x: Tensor) -> bool:
+    """Whether a product with states is float32, on a CPU and without gradients."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    return not torch.is_autocast_enabled("cpu")
 
 
 def stands(*layers: nn.Module) -> bool:

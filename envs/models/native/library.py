@@ -25,8 +25,8 @@ from torch import Tensor
 
 from envs.models.cache import cache_folder
 
-SOURCES = ("attention.c", "layers.c", "dropout.c")
-HEADERS = ("sets.h", "vectors.h", "attention.h", "amx.h", "layers.h")
+SOURCES = ("attention.c", "layers.c", "products.c", "dropout.c")
+HEADERS = ("sets.h", "vectors.h", "attention.h", "amx.h", "tiles.h", "layers.h")
 FLAGS = (
     *("-O3", "-std=gnu11", "-shared", "-fPIC"),
     *("-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=fast"),
