@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure and write the results."""
     args = parser().parse_args(argv)
+    missing = [name for name in ("accelerate", "matplotlib") if find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        print(f"inner_loop.py also needs {names}: pip install {' '.join(missing)}", file=sys.stderr)
+        return 2
     os.environ.update(dict.fromkeys(THREADS, "1"), TOKENIZERS_PARALLELISM="false")
     examples, source = load_questions(args.data_dir)
     tokenizer = load_tokenizer([example.context for example in examples])

@@ -92,7 +92,7 @@ def _case(case: Mapping[str, Any]) -> list[str]:
         ),
         *(
             [
-                f"limit, {precision}: {_rate(case, precision)} GFLOP/s",
+                f"limit, {precision}: {_rate(case, precision)}",
                 *(
                     "" if stage == RELOAD else _number(median(limit(case, precision, stage)))
                     for stage in STAGES
@@ -130,7 +130,11 @@ def _ratio_rows(case: Mapping[str, Any], sides: Sequence[str]) -> list[list[str]
 
 
 def _rate(case: Mapping[str, Any], precision: str) -> str:
-    return f"{median(rates[precision]['cpu'] for rates in case['rates']):.0f}"
+    ours, torchs = (
+        median(rates[precision][kind] for rates in case["rates"]) for kind in ("cpu", "torch")
+    )
+    beside = f" (torch: {torchs:.0f})" if ours > 1.1 * torchs else ""
+    return f"{ours:.0f} GFLOP/s{beside}"
 
 
 def _extras(extras: Mapping[str, Any]) -> list[str]:
