@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 1 << 16
-"""Elements of a weight whose gradient is worth not to be zeroed by itself."""
+"""Elements from which on a weight's gradient is not zeroed but written by its first product."""
 
 
 class FlatParameters:
