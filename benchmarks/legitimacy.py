@@ -169,7 +169,8 @@ def main(argv: list[str] | None = None) -> int:
         job = draw_job(stage, settings, config.episode.budget, seed)
         for side in SIDES:
             found[side].append(run(side, scorers[side], job))
-        print(f"seed {seed} done", file=sys.stderr, flush=True)
+        losses = ", ".join(f"{side} {found[side][-1]['nll']:.6f}" for side in SIDES)
+        print(f"seed {seed}, nll: {losses}", file=sys.stderr, flush=True)
     for metric in (stage.task.headline, "nll"):
         report(metric, {side: [row[metric] for row in rows] for side, rows in found.items()})
     return 0

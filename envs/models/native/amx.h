@@ -8,8 +8,6 @@
    The backward pass computes scores with a row for each key: weights and their gradients are then
    left operands as they are, and sums over keys need no sum over a vector. */
 
-#include "tiles.h"
-
 #define MANY 256 /* queries whose weights the backward pass holds */
 
 /* c = a b or c += a b; `steps` of 32 are summed, strides are in bytes. */
@@ -163,7 +161,7 @@ static TARGET void forward_amx(const struct batch *batch, const char *query, con
 }
 
 struct block { /* of 32 queries, and all keys, in the backward pass */
-    long keys, queries, first, window;
+    long keys, first, window;
     float scale;
     const float *scores; /* (keys, 32), not scaled */
     const float *d_weights;
@@ -258,8 +256,8 @@ static TARGET void backward_amx(const struct batch *batch, const char *query, co
                             const int64_t which = *place - start - i * counted;
                             if (which < n) d_weights[which * 32 + i] = 0;
                         }
-                    const struct block block = {n, real, r, batch->window, batch->scale * LOG2_E,
-                                                scores, d_weights, sums};
+                    const struct block block = {n, r, batch->window, batch->scale * LOG2_E, scores,
+                                                d_weights, sums};
                     uint16_t *kept = (uint16_t *)low + (r - c);
                     gradients_of_scores(&block, held, scores, kept, (uint16_t *)d_low + (r - c),
                                         d_pairs + (r - c));

@@ -37,8 +37,8 @@ static long round_up(long n, long to) { return (n + to - 1) / to * to; }
 #define KERNELS "attention.h"
 #include "sets.h"
 
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ > 10)
-#define HAS_AMX 1
+#include "tiles.h"
+#if HAS_AMX
 #include "amx.h"
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -53,8 +53,7 @@ static int takes_tiles(void)
     __get_cpuid_count(7, 0, &a, &b, &c, &d);
     return (d & bfloat16) && (d & tiles) && !syscall(SYS_arch_prctl, request, data);
 }
-#else
-#define HAS_AMX 0
+#elif defined(__x86_64__)
 static int takes_tiles(void) { return 0; }
 #endif
 

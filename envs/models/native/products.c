@@ -9,9 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ > 10)
-#include <immintrin.h>
 #include "tiles.h"
+#if HAS_AMX
 
 #define PANEL (3 * 2 * 1024) /* bytes of 32 of the depth of 32 rows or columns: 3 parts, 2 tiles */
 enum { ROWS = 128, COLUMNS = 512, DEPTH = 256 }; /* of a block that is packed at once */

@@ -1,5 +1,9 @@
 /* The registers of matrix instructions (AMX), of 16 rows of 64 bytes each. */
 
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ > 10)
+#define HAS_AMX 1
+#include <immintrin.h>
+
 #undef TARGET
 #define TARGET \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,amx-tile,amx-bf16")))
@@ -33,3 +37,6 @@ INLINE void give_tiles_back(const struct tiles *before)
     else
         _tile_release();
 }
+#else
+#define HAS_AMX 0
+#endif
