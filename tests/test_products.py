@@ -1,4 +1,4 @@
-"""Products of float32 matrices by instructions for bfloat16: exact, however the matrices lie."""
+"""Products by instructions for bfloat16: of float32 exact, of bfloat16 summed in float32."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def test_a_product_is_as_exact_as_float32(shape, transposed, add, tiles) -> None
     assert torch.equal(around, before)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 1100, 520)])
+@pytest.mark.parametrize("add", [False, True])
+def test_gradients_of_bfloat16_are_summed_in_float32(shape, add, tiles) -> None:
+    torch.manual_seed(0)
+    rows, depth, columns = shape
+    grad, x = (matrix(depth, n, False).bfloat16() for n in (rows, columns))
+    around = torch.randn(rows + 2, columns + 2)
+    before, out = around.clone(), around[1:-1, 1:-1]
+    expected = grad.t().double() @ x.double() + (out.double() if add else 0)
+    multiply(grad.t(), x, out, add=add)
+    assert relative(out, expected) < 1e-6
+    around[1:-1, 1:-1] = before[1:-1, 1:-1]
+    assert torch.equal(around, before)
+
+
 def test_infinities_and_what_is_no_number_stay_visible(tiles) -> None:
     a, b = torch.ones(40, 40), torch.ones(40, 40)
     a[3, 5], a[7, 7] = torch.inf, torch.nan
@@ -75,7 +90,7 @@ def test_layers_give_what_the_library_s_give(tiles) -> None:
 
 def test_what_they_are_not_for_is_left_to_torch(monkeypatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(products, "_product", lambda: pytest.fail("C was called"))
+    monkeypatch.setattr(products, "_product", lambda *_: pytest.fail("C was called"))
     for x in (torch.randn(200, 200).double(), torch.randn(20, 200), torch.randn(200, 1)):
         monkeypatch.setattr(products, "_in_use", True)
         assert torch.equal(multiply(x, x.t()), x @ x.t())

@@ -110,18 +110,10 @@ def _add_product(weight_ND: nn.Parameter, grad_NT: Tensor, x_TD: Tensor) -> None
     total_ND = weight_ND.grad
     assert total_ND is not None
     is_first = _take_unwritten(weight_ND)
-    if grad_NT.dtype == total_ND.dtype and total_ND.numel() <= ROWS_OF_ELEMENTS:
-        multiply(grad_NT, x_TD, total_ND, add=not is_first)
-        return
     rows = max(1, ROWS_OF_ELEMENTS // total_ND.shape[1])
     for first in range(0, len(total_ND), rows):
         part = slice(first, first + rows)
-        if is_first and grad_NT.dtype == total_ND.dtype:
-            multiply(grad_NT[part], x_TD, total_ND[part])
-        elif is_first:
-            total_ND[part].copy_(grad_NT[part] @ x_TD)
-        else:
-            total_ND[part].add_(multiply(grad_NT[part], x_TD))
+        multiply(grad_NT[part], x_TD, total_ND[part], add=not is_first)
 
 
 def leave_unwritten(weight: nn.Parameter) -> None:

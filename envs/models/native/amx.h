@@ -61,18 +61,6 @@ static TARGET void transpose_units(long rows, long columns, const uint32_t *from
                                 _mm512_i32gather_epi32(step, from + i * columns + j, 4));
 }
 
-/* Two rows of bfloat16, (2, 32), as units (32,). */
-INLINE void pair(__m512i first, __m512i second, uint32_t *to)
-{
-    const __m512i places = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9,
-                                            40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1,
-                                            32, 0);
-    const __m512i half = _mm512_set1_epi16(16);
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(first, places, second));
-    _mm512_storeu_si512(
-        to + 16, _mm512_permutex2var_epi16(first, _mm512_add_epi16(places, half), second));
-}
-
 /* A head's rows of a sequence, (n, width), as a left operand (n + zeros, wide). */
 static TARGET void pack_rows(const struct piece *piece, const char *from, long wide, uint16_t *to)
 {
@@ -94,7 +82,8 @@ static TARGET void pair_rows(long rows, long wide, const uint16_t *from, uint32_
     for (long i = 0; i < rows; i += 2)
         for (long j = 0; j < wide; j += 32)
             pair(_mm512_loadu_si512(from + i * wide + j),
-                 _mm512_loadu_si512(from + (i + 1) * wide + j), to + i / 2 * wide + j);
+                 _mm512_loadu_si512(from + (i + 1) * wide + j), to + i / 2 * wide + j,
+                 to + i / 2 * wide + j + 16);
 }
 
 INLINE __m512i to_bfloat16(vec first, vec second)
@@ -198,7 +187,8 @@ INLINE void gradients_of_scores(const struct block *block, long stride, float *w
             _mm512_storeu_si512(low_weights + (i + j) * stride, row);
             _mm512_storeu_si512(d_scores + (i + j) * stride, both[j]);
         }
-        pair(both[0], both[1], d_pairs + i / 2 * stride);
+        uint32_t *units = d_pairs + i / 2 * stride;
+        pair(both[0], both[1], units, units + 16);
     }
 }
 

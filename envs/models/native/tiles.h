@@ -37,6 +37,18 @@ INLINE void give_tiles_back(const struct tiles *before)
     else
         _tile_release();
 }
+
+/* Two rows of bfloat16, (2, 32), as units of 32 bits that hold one of each, (16,) and (16,). */
+INLINE void pair(__m512i first, __m512i second, uint32_t *units, uint32_t *more)
+{
+    const __m512i places = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9,
+                                            40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1,
+                                            32, 0);
+    const __m512i half = _mm512_set1_epi16(16);
+    _mm512_storeu_si512(units, _mm512_permutex2var_epi16(first, places, second));
+    _mm512_storeu_si512(
+        more, _mm512_permutex2var_epi16(first, _mm512_add_epi16(places, half), second));
+}
 #else
 #define HAS_AMX 0
 #endif
