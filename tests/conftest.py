@@ -48,6 +48,14 @@ def _wordpiece_vocab() -> dict[str, int]:
     return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _logs_of_learners(tmp_path_factory):
+    """Stable-Baselines3 leaves a folder in the system's for each learner that has no logger."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("learners")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> BertTokenizerFast:
     """A WordPiece tokenizer (lower case) that splits unknown words into letters."""

@@ -99,7 +99,10 @@ def test_references_must_fit():
         rouge(["a"], ["a"])
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_missing_package_is_named_before_anything_is_trained(monkeypatch, tiny_tokenizer):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(MissingExtraError, match=r"'sacrebleu': pip install 'nmg\[generation\]'"):
         bleu(["a"], [["a"]])
+    with pytest.raises(MissingExtraError, match="'sacrebleu'"):
+        Generation(tiny_tokenizer, metric="bleu")
+    Generation(tiny_tokenizer, metric="rouge")

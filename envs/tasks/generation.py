@@ -67,6 +67,9 @@ class Generation:
             warning counts them, as it does for targets.
         max_target_length: the same for targets.
         prefix: written before every source ("summarize: " for T5).
+
+    Raises:
+        MissingExtraError: if the metric's package is not there; now, not after hours of training.
     """
 
     name = "generation"
@@ -81,6 +84,7 @@ class Generation:
     ) -> None:
         if metric not in ("bleu", "rouge"):
             raise ValueError(f"metric is {metric!r}; it must be 'bleu' or 'rouge'.")
+        _package("sacrebleu" if metric == "bleu" else "rouge_score.rouge_scorer")
         names = ["bleu"] if metric == "bleu" else list(ROUGE_TYPES)
         self.tokenizer = tokenizer
         self.max_source_length = max_source_length
