@@ -20,8 +20,8 @@ void nmg_join_forward(const struct join *join, int set, const char *x, const flo
                       const float *residual, const float *gain, const float *shift, float *normal,
                       float *inverse, float *output, char *low_output)
 {
-    CALL(join_forward, set, 0, join, x, bias, residual, gain, shift, normal, inverse, output,
-         low_output);
+    CALL(join_forward, set, join->low, join, x, bias, residual, gain, shift, normal, inverse,
+         output, low_output);
 }
 
 /* Gradients of parameters are added; d_x may be `normal`. */
@@ -29,22 +29,22 @@ void nmg_join_backward(const struct join *join, int set, const float *grad, cons
                        const float *inverse, const float *gain, char *d_x, float *d_residual,
                        float *d_bias, float *d_gain, float *d_shift)
 {
-    CALL(join_backward, set, 0, join, grad, normal, inverse, gain, d_x, d_residual, d_bias, d_gain,
-         d_shift);
+    CALL(join_backward, set, join->low, join, grad, normal, inverse, gain, d_x, d_residual, d_bias,
+         d_gain, d_shift);
 }
 
 /* output = gelu(x + bias); the output may be x. */
 void nmg_gelu_forward(int set, long rows, long width, int low, const char *x, const float *bias,
                       char *output)
 {
-    CALL(gelu_forward, set, 0, rows, width, low, x, bias, output);
+    CALL(gelu_forward, set, low, rows, width, low, x, bias, output);
 }
 
 /* The bias's gradient is added; d_x may be x. */
 void nmg_gelu_backward(int set, long rows, long width, int low, const char *grad, const char *x,
                        const float *bias, char *d_x, float *d_bias)
 {
-    CALL(gelu_backward, set, 0, rows, width, low, grad, x, bias, d_x, d_bias);
+    CALL(gelu_backward, set, low, rows, width, low, grad, x, bias, d_x, d_bias);
 }
 
 /* 1 if a target is no column, else 0. */
@@ -53,7 +53,7 @@ int nmg_losses_forward(int set, long rows, long width, int low, const char *logi
 {
     for (long i = 0; i < rows; i++)
         if (targets[i] < 0 || targets[i] >= width) return 1;
-    CALL(losses_forward, set, 0, rows, width, low, logits, targets, log_sums, losses);
+    CALL(losses_forward, set, low, rows, width, low, logits, targets, log_sums, losses);
     return 0;
 }
 
@@ -61,5 +61,5 @@ void nmg_losses_backward(int set, long rows, long width, int low, const char *lo
                          const int64_t *targets, const float *log_sums, const float *grad,
                          char *d_logits)
 {
-    CALL(losses_backward, set, 0, rows, width, low, logits, targets, log_sums, grad, d_logits);
+    CALL(losses_backward, set, low, rows, width, low, logits, targets, log_sums, grad, d_logits);
 }

@@ -1,8 +1,8 @@
 /* Products by the matrix instructions for bfloat16 (AMX), summed in float32. One thread.
 
-   Of float32 matrices, as exact as float32: a float32 is the sum of three bfloat16, each of the rest
-   that the ones before leave. Of the nine products of such parts the six largest are summed; the
-   others are below float32's rounding (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16
+   Of float32 matrices, as exact as float32: a float32 is the sum of three bfloat16, each of the
+   rest that the ones before leave. Of the nine products of such parts the six largest are summed;
+   the others are below float32's rounding (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16
    artificial intelligence datatype for higher-precision computations").
 
    Of bfloat16 matrices, a weight's gradient: both operands are summed over their rows, which the
@@ -150,7 +150,8 @@ static TARGET void pack_right(const struct matrix *b, long k, long j, long depth
         }
 }
 
-/* Rows k to k + 32 and columns j to j + 32 of bfloat16, zeros over the edge, as units of two rows. */
+/* Rows k to k + 32 and columns j to j + 32 of bfloat16, zeros over the edge, as units of two
+   rows. */
 INLINE void pair_part(const struct matrix *m, long k, long j, uint32_t units[2][16][16])
 {
     const long across = m->columns - j;

@@ -54,7 +54,12 @@ INLINE float NAME(top)(vec x)
 INLINE vec NAME(widened)(const char *from, int low)
 {
     if (!low) return AT(from);
+#if V == 16 /* GCC converts halves of it, and slowly */
+    const __m256i halves = _mm256_loadu_si256((const __m256i *)from);
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#else
     return (vec)(__builtin_convertvector(*(const NAME(halves) *)from, bits) << 16);
+#endif
 }
 
 INLINE void NAME(narrowed)(vec x, int low, char *to)
@@ -63,7 +68,16 @@ INLINE void NAME(narrowed)(vec x, int low, char *to)
         AT(to) = x;
         return;
     }
+#if PAIRS
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
     const bits whole = (bits)x;
     const bits rounded = whole + 0x7fff + ((whole >> 16) & 1); /* to nearest, ties to even */
+#if V == 16
+    const __m512i shifted = _mm512_srli_epi32((__m512i)rounded, 16);
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(shifted));
+#else
     *(NAME(halves) *)to = __builtin_convertvector(rounded >> 16, NAME(halves));
+#endif
+#endif
 }
