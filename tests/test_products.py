@@ -19,7 +19,7 @@ def tiles(monkeypatch):
     """The C code, for matrices of any size."""
     if instruction_set() != "amx":
         pytest.skip("no matrix instructions")
-    monkeypatch.setattr(products, "SMALLEST", 1)
+    monkeypatch.setattr(products, "SMALLEST", (1, 1))
     monkeypatch.setattr(products, "_in_use", True)
 
 

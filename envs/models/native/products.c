@@ -98,19 +98,23 @@ INLINE const float *part_of(const struct matrix *m, long i, long j, long rows, l
     return space;
 }
 
-/* Three parts of two vectors of 16, each (32,) of bfloat16. */
+/* Three parts of two vectors of 16, as units of 32 bits that hold one of each. The first part is
+   rounded to nearest, so that the rest has either sign. */
 INLINE void split(__m512 first, __m512 second, __m512i parts[3])
 {
+    const __m512i high = _mm512_set1_epi32(0xffff0000), half = _mm512_set1_epi32(0x8000);
     for (int i = 0; i < 3; i++) {
-        parts[i] = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-        const __m256i low = _mm512_castsi512_si256(parts[i]);
-        const __m256i high = _mm512_extracti64x4_epi64(parts[i], 1);
-        first -= (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(low), 16);
-        second -= (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+        __m512i a = (__m512i)first, b = (__m512i)second;
+        if (i == 0) a = _mm512_add_epi32(a, half), b = _mm512_add_epi32(b, half);
+        const __m512i low = _mm512_srli_epi32(a, 16);
+        parts[i] = _mm512_ternarylogic_epi32(high, b, low, 0xca); /* high ? b : low */
+        first -= (__m512)_mm512_and_si512(a, high);
+        second -= (__m512)_mm512_and_si512(b, high);
     }
 }
 
-/* (32, depth) of a left operand, as tiles: step by step, part by part, upper and lower. */
+/* (32, depth) of a left operand, as tiles: step by step, part by part, upper and lower. A unit holds
+   elements that are 16 apart in the depth, here and in the right operand. */
 static TARGET void pack_left(const struct matrix *a, long i, long k, long depth, char *to)
 {
     float space[16 * 32];
@@ -128,12 +132,9 @@ static TARGET void pack_left(const struct matrix *a, long i, long k, long depth,
         }
 }
 
-/* (depth, 32) of a right operand, as tiles whose rows hold pairs of rows. */
+/* (depth, 32) of a right operand, as tiles. */
 static TARGET void pack_right(const struct matrix *b, long k, long j, long depth, char *to)
 {
-    const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
-                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
-                                            16, 0);
     float space[32 * 16];
     for (long at = k; at < k + depth; at += 32, to += PANEL(3))
         for (long half = 0; half < 2; half++) {
@@ -141,11 +142,10 @@ static TARGET void pack_right(const struct matrix *b, long k, long j, long depth
             const float *from = part_of(b, at, j + 16 * half, 32, 16, space, &stride);
             for (long row = 0; row < 16; row++) {
                 __m512i parts[3];
-                split(_mm512_loadu_ps(from + 2 * row * stride),
-                      _mm512_loadu_ps(from + (2 * row + 1) * stride), parts);
+                split(_mm512_loadu_ps(from + row * stride),
+                      _mm512_loadu_ps(from + (row + 16) * stride), parts);
                 for (int part = 0; part < 3; part++)
-                    _mm512_storeu_si512(to + (2 * part + half) * 1024 + row * 64,
-                                        _mm512_permutexvar_epi16(places, parts[part]));
+                    _mm512_storeu_si512(to + (2 * part + half) * 1024 + row * 64, parts[part]);
             }
         }
 }

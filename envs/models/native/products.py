@@ -12,8 +12,8 @@ from torch import Tensor
 
 from envs.models.native.library import instruction_set, library, runs_here
 
-SMALLEST = 128
-"""Rows, columns and depth from which on the C code is the faster one."""
+SMALLEST = 128, 64
+"""Rows and columns, and depth, from which on the C code is the faster one."""
 _in_use = False
 
 
@@ -65,7 +65,8 @@ def _fits(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
         known = a.dtype == b.dtype == torch.float32 and all(1 in x.stride() for x in (a, b))
     return (
         known
-        and min(*a.shape, b.shape[1]) >= SMALLEST
+        and min(len(a), b.shape[1]) >= SMALLEST[0]
+        and a.shape[1] >= SMALLEST[1]
         and runs_here(a)
         and min(*a.stride(), *b.stride()) > 0
         and (out is None or out.stride(1) == 1)
