@@ -9,8 +9,8 @@
 library's dropout, logits at all positions, the default matrix product. *fp32* and *bf16* are ours.
 All share data, order, heads and corruption; stock draws other dropout than ours, so single scores
 differ, and their distribution must not. *again* is stock with its dropout drawn once more: what
-this difference is when nothing else differs. Without dropout stock and fp32 must agree seed by seed.
-Paired by seed, Student's 95% interval.
+this difference is when nothing else differs. Without dropout stock and fp32 must agree seed by
+seed. Paired by seed, Student's 95% interval.
 """
 
 from __future__ import annotations
