@@ -4,13 +4,14 @@
     python benchmarks/legitimacy.py --dataset chemprot    minilm on ChemProt; needs NMG_DATA
     python benchmarks/legitimacy.py --dataset scicite --examples 300 --epochs 4 --learning-rate 1e-4
     python benchmarks/legitimacy.py --dataset chemprot --no-dropout --seeds 3
+    python benchmarks/legitimacy.py --dataset chemprot --draws 1000
 
 *stock* runs the scorer on the library's own model: every batch padded, eager attention, the
 library's dropout, logits at all positions, the default matrix product. *fp32* and *bf16* are ours.
 All share data, order, heads and corruption; stock draws other dropout than ours, so single scores
 differ, and their distribution must not. *again* is stock with its dropout drawn once more: what
 this difference is when nothing else differs. Without dropout stock and fp32 must agree seed by
-seed. Paired by seed, Student's 95% interval.
+seed. Paired by seed, Student's 95% interval. ``--draws`` compares the two dropouts alone.
 """
 
 from __future__ import annotations
@@ -149,6 +150,27 @@ def run(side: str, scorer: Any, job: ScoreJob) -> dict[str, float]:
         switch.fp32_precision = ours
 
 
+def compare_dropouts(scorers: dict[str, Any], job: ScoreJob, draws: int) -> None:
+    """Print the loss of the same masked contexts, over draws of dropout, without training."""
+    model = scorers["fp32"].language_model
+    masked = list(zip(job.contexts, job.masks or [], strict=True))[:8]
+    ids = [np.where(mask, model.mask_token_id, context.input_ids) for context, mask in masked]
+    positions = np.flatnonzero(np.concatenate([mask for _, mask in masked]))
+    targets = np.concatenate([context.input_ids for context, _ in masked])[positions]
+    found: dict[str, list[float]] = {}
+    for side in ("stock", "fp32"):
+        lm = scorers[side].language_model
+        lm.model.train()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            losses = [float(lm.masked_losses(ids, positions, targets).mean()) for _ in range(draws)]
+        found[side] = losses
+        print(f"{side:6s} {np.mean(losses):.5f} ± {np.std(losses, ddof=1):.5f}")
+    difference = np.mean(found["fp32"]) - np.mean(found["stock"])
+    error = float(np.hypot(*(np.std(x, ddof=1) for x in found.values()))) / draws**0.5
+    print(f"fp32 - stock: {difference:+.5f}, 95% within {1.96 * error:.5f}, {draws} draws each")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -160,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="of fine-tuning (default: the preset's)")
     parser.add_argument("--learning-rate", type=float, help="of fine-tuning (the preset's)")
     parser.add_argument("--no-dropout", action="store_true", help="of the language model")
+    parser.add_argument("--draws", type=int, help="of dropout, of one loss; no jobs")
     args = parser.parse_args(argv)
     tune_runtime(threads=1)
     config = resolve_training({"task": "testbed"})
@@ -173,6 +196,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = replace(config.adaptation, finetune_seeds=1)
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(stage, Path(folder), not args.no_dropout)
+    if args.draws:
+        job = draw_job(stage, settings, config.episode.budget, seed=0)
+        compare_dropouts(scorers, job, args.draws)
+        return 0
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for seed in range(args.seeds):
         job = draw_job(stage, settings, config.episode.budget, seed)
