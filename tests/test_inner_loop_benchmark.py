@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from envs.models.native import products
 from envs.models.new_tokenizer import train_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -51,6 +52,7 @@ def benchmark(monkeypatch):
 
 def test_all_sides_run_the_same_job(benchmark, monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.delenv("NMG_DATA", raising=False)
+    monkeypatch.setattr(products, "SMALLEST", (1, 1))  # a toy's products by the same code
     arguments = "--sizes toy --contexts 9 --questions 9 --repeats 1 --steps 1 --extras shares"
     assert benchmark.main([*arguments.split(), "--output", str(tmp_path)]) == 0
 
@@ -65,6 +67,9 @@ def test_all_sides_run_the_same_job(benchmark, monkeypatch, tmp_path, capsys) ->
             (stages,) = side["stages"]
             assert all(cpu > 0 for _, cpu in stages.values())
         assert all(operations > 0 for operations in case["needed"].values())
+    for shares in results["extras"]["shares"].values():
+        assert shares["matrix products"] > 0
+        assert sum(shares.values()) == pytest.approx(1)
     assert "times faster than plain" in capsys.readouterr().out
     assert (tmp_path / "performance.png").stat().st_size > 1000
     page = (tmp_path / "performance.md").read_text()

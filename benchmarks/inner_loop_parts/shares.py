@@ -72,12 +72,12 @@ def time_shares(workload: Workload, precision: Any) -> dict[str, float]:
     side(workload)
     found = products._product
 
-    def recorded(*arguments: Any) -> int:
+    def recorded(*arguments: Any) -> Any:
         with record_function("multiply"):
-            return found()(*arguments)
+            return found(*arguments)
 
     with (
-        mock.patch.object(products, "_product", return_value=recorded),
+        mock.patch.object(products, "_product", recorded),
         profile(activities=[ProfilerActivity.CPU]) as profiler,
     ):
         side(workload)

@@ -20,7 +20,7 @@ _in_use = False
 def multiply(a: Tensor, b: Tensor, out: Tensor | None = None, *, add: bool = False) -> Tensor:
     """``a @ b``, (M, K) times (K, N), written or added to ``out``; no gradients.
 
-    A product of bfloat16 may be summed in float32: ``out`` is then its float32.
+    Of bfloat16 matrices ``out`` may be float32; with the C code no sum is then rounded to bfloat16.
     """
     assert not (add and out is None)
     if _in_use and _fits(a, b, out):
@@ -39,8 +39,8 @@ def linear(x: Tensor, weight_ND: Tensor, bias_N: Tensor | None = None) -> Tensor
     output = x.new_empty((*x.shape[:-1], len(weight_ND)))
     x_TD, output_TN = x.reshape(-1, x.shape[-1]), output.view(-1, len(weight_ND))
     if _in_use and _fits(x_TD, weight_ND.t(), output_TN):
-        _product(x_TD, weight_ND.t(), output_TN, bias_N, 0)
-        return output
+        bias_N = None if bias_N is None else bias_N.contiguous()
+        return _product(x_TD, weight_ND.t(), output_TN, bias_N, 0).view(output.shape)
     torch.mm(x_TD, weight_ND.t(), out=output_TN)
     # A tenth faster than the product with a bias.
     return output if bias_N is None else output.add_(bias_N)
