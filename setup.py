@@ -11,6 +11,7 @@ extras = {
     "ray": ["ray>=2.40"],
     "plots": ["matplotlib>=3.8"],
     "dev": [
+        "accelerate>=1.0",
         "mypy>=1.15",
         "pytest>=8",
         "ruff>=0.9",

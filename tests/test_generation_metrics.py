@@ -10,6 +10,9 @@ import pytest
 from envs.tasks.generation import Generation, MissingExtraError, bleu, perplexity, rouge
 from envs.text.examples import GenerationExample
 
+pytest.importorskip("sacrebleu")
+pytest.importorskip("rouge_score")
+
 EXAMPLES = [
     GenerationExample("1", "the river rises in the hills", ("the river flows to the sea", "sea")),
     GenerationExample("2", "who built the bridge", ("an engineer from arden",)),
@@ -45,8 +48,6 @@ def test_examples_without_target_are_refused(tiny_tokenizer):
 
 @pytest.mark.parametrize("metric", ["bleu", "rouge"])
 def test_perfect_outputs_score_100(tiny_tokenizer, metric):
-    pytest.importorskip("sacrebleu")
-    pytest.importorskip("rouge_score")
     task = Generation(tiny_tokenizer, metric=metric)
     features = task.features(EXAMPLES, training=False)
     losses = [np.full(len(f.target_ids), 0.5) for f in features]
@@ -61,7 +62,6 @@ def test_perfect_outputs_score_100(tiny_tokenizer, metric):
 
 
 def test_bleu_known_answer():
-    pytest.importorskip("sacrebleu")
     hypotheses = ["the river flows to the sea"]
     # In one reference or the other: 6 of 6 words, 5 of 5 pairs, 3 of 4 triples, 2 of 3 fours.
     references = [["the river runs to the sea", "a river flows to the sea"]]
@@ -73,14 +73,12 @@ def test_bleu_known_answer():
 
 
 def test_bleu_takes_different_numbers_of_references():
-    pytest.importorskip("sacrebleu")
     hypotheses = ["the river flows to the sea", "an engineer built the old bridge"]
     references = [["something else", hypotheses[0]], [hypotheses[1]]]
     assert bleu(hypotheses, references) == pytest.approx(100.0)
 
 
 def test_rouge_known_answer():
-    pytest.importorskip("rouge_score")
     scores = rouge(["the river flows south"], [["south flows the river", "nothing"]])
     assert scores["rouge1"] == pytest.approx(100.0)
     assert scores["rouge2"] == pytest.approx(100 / 3)  # "the river", of 3 bigrams
