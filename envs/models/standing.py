@@ -106,7 +106,7 @@ def remember_lowered(x: Tensor, low: Tensor) -> None:
 
 
 def _add_product(weight_ND: nn.Parameter, grad_NT: Tensor, x_TD: Tensor) -> None:
-    """``weight.grad += grad @ x``, some rows at a time where that is faster."""
+    """``weight.grad += grad @ x``, some rows at a time."""
     total_ND = weight_ND.grad
     assert total_ND is not None
     is_first = _take_unwritten(weight_ND)

@@ -6,7 +6,7 @@
    artificial intelligence datatype for higher-precision computations").
 
    Of bfloat16 matrices, a weight's gradient: both operands are summed over their rows, which the
-   library does at a third of the speed that it has elsewhere. */
+   library does more slowly than other products. */
 
 #include <stdint.h>
 #include <stdlib.h>
