@@ -56,7 +56,7 @@ class FolderWeights(dict[str, Tensor]):
 
 
 def prune_weights(folder: Path, keep: set[str]) -> None:
-    """Delete the further pre-trained weights that no checkpoint needs."""
+    """Delete the further pre-trained weights that nothing needs any more."""
     for path in folder.glob("*.safetensors"):
         if path.stem not in keep:
             path.unlink()

@@ -102,7 +102,8 @@ class TrainingCallback(BaseCallback):
         validation: measures the policy at each checkpoint.
         env: the agent's environment, unwrapped.
         states: what the policy sees of the language model.
-        weights: folder of further pre-trained weights, in continual mode.
+        weights: folder of further pre-trained weights, in continual mode; it holds those that the
+            last checkpoint and the next episode need.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class TrainingCallback(BaseCallback):
         self._states, self._weights = states, weights
         self._base = states.language_model.snapshot() if weights else None
         self._pending: dict[str, Any] | None = None
-        self._weights_after = env.weights
+        self._weights_after = self._weights_saved = env.weights
         self._done = 0
         self._started = time.perf_counter()
 
@@ -136,7 +137,7 @@ class TrainingCallback(BaseCallback):
         self._done = about["episode"]
         assert agent.env is not None
         agent.env.set_options({"episode": self._done, "weights": about["weights"]})
-        self._weights_after = about["weights"]
+        self._weights_after = self._weights_saved = about["weights"]
         self._follow_weights()
 
     def _on_training_start(self) -> None:
@@ -182,8 +183,10 @@ class TrainingCallback(BaseCallback):
             about = {"weights": self._weights_after, **record.get("validation", {})}
             about["validation"] = about.pop("gain", 0.0)
             write_checkpoint(self._folder, self._done, self._agent.save_state, about)
-            if self._weights is not None:
-                prune_weights(self._weights, {self._weights_after})
+            self._weights_saved = self._weights_after
+        if self._weights is not None:
+            # Each is the size of the model, and checkpoints can be fifty episodes apart.
+            prune_weights(self._weights, {self._weights_saved, self._weights_after})
 
     def _follow_weights(self) -> None:
         """In continual mode the policy sees the model as it is now."""

@@ -84,6 +84,28 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
     assert len(read_records(run / "metrics.jsonl")) == 4
 
 
+def test_a_continual_run_keeps_no_more_weights_than_it_needs(arguments, tmp_path, monkeypatch):
+    """Those of the last checkpoint, to go on from, and the newest."""
+    write, held = RunLog.write, []
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    arguments = [*arguments, "--continual", "--checkpoint-every", "4", "--episodes", "6"]
+    assert main([*arguments, "--output", str(whole)]) == 0
+
+    def interrupted(self, episode, record, seconds):
+        held.append(len(list((run / "weights").iterdir())))
+        if episode == 5:
+            raise KeyboardInterrupt
+        write(self, episode, record, seconds)
+
+    monkeypatch.setattr(RunLog, "write", interrupted)
+    assert main([*arguments, "--output", str(run)]) == 130
+    # An episode is written down before what it no longer needs is deleted.
+    assert held == [1, 2, 2, 2, 2, 3]
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert metrics(run) == metrics(whole)
+
+
 def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(
     arguments, tmp_path, capsys, monkeypatch
 ):

@@ -31,7 +31,8 @@ class Scorer:
         progress: called as ``progress(phase, step, steps)`` after every batch.
 
     Attributes:
-        weights: snapshots by key; ``base`` is the model as it was given.
+        weights: snapshots by key; ``base`` is the model as it was given. A job that keeps its
+            weights adds one; delete those that no later job starts from.
     """
 
     def __init__(
