@@ -11,7 +11,7 @@ import transformers
 
 from envs.models import attention
 from envs.models.language_model import LanguageModel
-from envs.models.loading import ModelNotFoundError, load_language_model
+from envs.models.loading import load_language_model
 from envs.models.states import TokenStates
 
 SMALL = {
@@ -216,26 +216,3 @@ def test_states_are_cached_by_context_and_padded_with_zeros(tiny_masked_lm, tiny
     np.testing.assert_array_equal(provider(ids, real, np.array([3, 4])), first)
     provider.forget()
     assert not np.array_equal(provider(ids, real, np.array([3, 4])), first)
-
-
-def test_a_folder_without_tokenizer_or_safetensors_is_refused(tmp_path, tiny_masked_lm) -> None:
-    tiny_masked_lm.save_pretrained(tmp_path)
-    with pytest.raises(ModelNotFoundError, match="has no tokenizer"):
-        load_language_model(str(tmp_path))
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(tiny_masked_lm.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors"):
-        load_language_model(str(tmp_path))
-
-
-def test_a_model_without_a_masked_lm_head_is_refused(tmp_path, tiny_tokenizer) -> None:
-    config = transformers.GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2)
-    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    tiny_tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="gpt2 model, for which transformers has no masked-LM"):
-        load_language_model(str(tmp_path))
-
-
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ModelNotFoundError, match="no language model 'no/such-model'"):
-        load_language_model("no/such-model")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 SHORT_NAMES = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncased"}
 MINILM = "minilm"
+PATIENCE = 3.0
+"""Seconds in which the hub's machine must take a connection."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -150,11 +156,32 @@ def _source(name: str, cold_head: bool) -> str:
     return SHORT_NAMES.get(name, name)
 
 
+@cache
+def hub_is_reachable() -> bool:
+    """Whether it is worth asking the hub; otherwise each file would be asked for six times, half a
+    minute long, the cached ones too."""
+    from huggingface_hub import constants
+
+    hub = urlsplit(constants.ENDPOINT)
+    if getproxies().keys() & {hub.scheme, "all"}:
+        return True  # the proxy finds the way, where this machine may not
+    port = hub.port or (80 if hub.scheme == "http" else 443)
+    try:
+        socket.create_connection((hub.hostname or "", port), PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def _only_local(source: str) -> bool:
+    return Path(source).is_dir() or not hub_is_reachable()
+
+
 def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, local_files_only=_only_local(source))
     except (OSError, ValueError) as error:
         raise _no_model(name, source) from error
     if not has_head(config.model_type, head):
@@ -168,6 +195,7 @@ def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTr
             config=config,
             dtype=torch.float32,
             use_safetensors=None if allow_pickle else True,
+            local_files_only=_only_local(source),
         )
     except OSError as error:
         raise ModelNotFoundError(
@@ -183,11 +211,12 @@ def _no_model(name: str, source: str) -> ModelNotFoundError:
         missing = missing_model(name, str(described["model_type"]))
     except (OSError, ValueError, KeyError, TypeError):
         missing = None
+    where = "on the hub" if hub_is_reachable() else "in the cache, and the hub cannot be reached"
     return ModelNotFoundError(
         missing
         or f"There is no language model {name!r}: neither a folder with a config.json nor a model "
-        "that can be reached on the hub. Give a folder, a hub id, or one of bert, distilbert, "
-        "minilm; nmg new-lm makes a small one."
+        f"{where}. Give a folder, a hub id, or one of bert, distilbert, minilm; nmg new-lm makes a "
+        "small one."
     )
 
 
@@ -202,7 +231,7 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
         )
     try:
         with no_moses_needed():
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=_only_local(source))
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "
