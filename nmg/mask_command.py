@@ -57,10 +57,14 @@ def run(args: argparse.Namespace) -> int:
     trained = trained_settings(args.policy) if args.policy else {}
     name = args.model or trained.get("model", "minilm")
     texts = _texts(args)
-    lm = _language_model(name, trained)
-    room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
-    window = min(args.window, room)
-    corpus = build_corpus(texts, lm.tokenizer, window)
+    if checkpoint is not None:
+        lm = _language_model(name, trained)
+        tokenizer, longest = lm.tokenizer, lm.max_length
+    else:
+        tokenizer = _tokenizer(name)
+        longest = tokenizer.model_max_length
+    window = min(args.window, longest - tokenizer.num_special_tokens_to_add())
+    corpus = build_corpus(texts, tokenizer, window)
     if checkpoint is not None:
         policy = _learned(checkpoint, lm, trained)
     else:
@@ -86,6 +90,13 @@ def _language_model(name: str, trained: Mapping[str, Any]) -> Any:
         languages = tuple(trained.get("languages", ()))
         return generation_model(DataConfig(task="generation", model=name, languages=languages))
     return text_model(DataConfig(task="classification", model=name))
+
+
+def _tokenizer(name: str) -> Any:
+    """All that a fixed strategy needs of a language model."""
+    from envs.models.loading import load_tokenizer
+
+    return _language_model(name, {}).tokenizer if name == "tiny" else load_tokenizer(name)
 
 
 def _learned(checkpoint: Path, lm: Any, trained: Mapping[str, Any]) -> Any:

@@ -110,6 +110,17 @@ def test_a_policy_masks_a_text(run, capsys, monkeypatch):
     assert "\x1b[" in capsys.readouterr().out
 
 
+def test_a_fixed_strategy_needs_no_model_but_its_tokenizer(run, capsys):
+    model = run.parent / "model"
+    command = ["mask", "--strategy", "span", "--model", str(model), "--budget", "0.3", "--text"]
+    (model / "model.safetensors").unlink()
+    assert main([*command, "The river rises in the northern hills."]) == 0
+    assert "[" in capsys.readouterr().out
+    (model / "config.json").unlink()
+    assert main([*command, "The river rises in the northern hills."]) == 2
+    assert "There is no language model" in capsys.readouterr().err
+
+
 def test_a_character_of_several_tokens_is_shown_once(bpe_tokenizer):
     text = "to the sea 🌊, é"
     corpus = build_corpus([text], bpe_tokenizer, 64)

@@ -23,7 +23,7 @@ from envs.models.runtime import Precision, check_device
 from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SHORT_NAMES = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncased"}
 MINILM = "minilm"
@@ -128,6 +128,19 @@ def load_seq2seq(
     return Seq2SeqModel(name, model, tokenizer, device=device, precision=precision)
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a language model, which itself is not loaded and needs no head.
+
+    Raises:
+        ModelNotFoundError: if there is no such model or no tokenizer.
+        ValueError: if the tokenizer is a slow one.
+    """
+    source = _source(name, cold_head=not (prepared_folder(name) / "config.json").exists())
+    with quiet():
+        _load_config(name, source)
+        return _load_tokenizer(name, source)
+
+
 def _set_languages(
     tokenizer: PreTrainedTokenizerBase, name: str, languages: tuple[str, str]
 ) -> None:
@@ -178,12 +191,9 @@ def _only_local(source: str) -> bool:
 
 
 def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTrainedModel:
-    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-    try:
-        config = AutoConfig.from_pretrained(source, local_files_only=_only_local(source))
-    except (OSError, ValueError) as error:
-        raise _no_model(name, source) from error
+    config = _load_config(name, source)
     if not has_head(config.model_type, head):
         raise ValueError(missing_head(name, config.model_type, head))
     for setting, value in LOADING.get(config.model_type, {}).items():
@@ -202,6 +212,15 @@ def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTr
             f"{name!r} has no model.safetensors. If you trust its pytorch_model.bin, say "
             "--allow-pickle; otherwise convert it with save_pretrained."
         ) from error
+
+
+def _load_config(name: str, source: str) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=_only_local(source))
+    except (OSError, ValueError) as error:
+        raise _no_model(name, source) from error
 
 
 def _no_model(name: str, source: str) -> ModelNotFoundError:
