@@ -22,9 +22,11 @@ from nmg.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from envs.adaptation.jobs import ScoreJob
     from nmg.comparison import ComparisonTable
     from nmg.forecast import Forecast
     from nmg.generation import Arm, Material
+    from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k
@@ -161,7 +163,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
             for arm in rows:
                 for count, job in arm_jobs(config, material, arm, seed):
                     if predicted is None and not executors[arm.kind].remembers(job):
-                        predicted = forecast_arms(config, material, rows, scorers, seed)
+                        predicted = forecast_arms(config, material, rows, scorers, executors, seed)
                         print(predicted, flush=True)
                         started = time.perf_counter()
                     score = executors[arm.kind].submit(job).result()
@@ -198,13 +200,16 @@ def forecast_arms(
     material: Material,
     rows: Sequence[Arm],
     scorers: Mapping[str, Any],
+    executors: Mapping[str, CachedExecutor],
     seed: int,
 ) -> Forecast:
-    """Predict the cost of every arm with this seed and those after it, from jobs of this one."""
+    """Predict the cost of what is left with this seed and those after it, from jobs of this one."""
     from nmg.forecast import forecast, probe
     from nmg.generation import arm_jobs
 
-    left = config.comparison.first_seed + config.comparison.seeds - seed
+    seeds = range(seed, config.comparison.first_seed + config.comparison.seeds)
+    # To make the jobs of all seeds takes long; it tells something only where some are done.
+    looked_at = seeds if any(executor.holds_scores for executor in executors.values()) else [seed]
     parts = []
     for kind, scorer in scorers.items():
         mine = [arm for arm in rows if arm.kind == kind]
@@ -212,10 +217,16 @@ def forecast_arms(
         _, example = next(arm_jobs(config, material, masked, seed))
         rates = probe(scorer, example)
         for arm in mine:
-            for number, (_, job) in enumerate(arm_jobs(config, material, arm, seed)):
+            left: dict[int, list[ScoreJob]] = {}
+            for each in looked_at:
+                for pairs, job in arm_jobs(config, material, arm, each):
+                    if not executors[kind].remembers(job):
+                        left.setdefault(pairs, []).append(job)
+            for number, jobs in enumerate(left.values()):
                 # The jobs of an arm share their pre-training.
-                own = replace(job, masks=None) if number else job
-                parts.append(forecast({arm.name: (left, own)}, rates))
+                own = replace(jobs[0], masks=None) if number else jobs[0]
+                count = len(jobs) * len(seeds) // len(looked_at)
+                parts.append(forecast({arm.name: (count, own)}, rates))
     return sum(parts[1:], parts[0])
 
 

@@ -48,6 +48,11 @@ class CachedExecutor:
         future.add_done_callback(lambda _: self._done())
         return future
 
+    @property
+    def holds_scores(self) -> bool:
+        """Whether any score is in the folder."""
+        return self._folder is not None and any(self._folder.glob("*.json"))
+
     def remembers(self, job: ScoreJob) -> bool:
         """Whether nothing would have to be run for its score."""
         return not job.keep_weights and self._recall(job.key) is not None

@@ -131,6 +131,7 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     scores = sorted((out / "scores" / "plain").iterdir())
     stamps = [path.stat().st_mtime_ns for path in scores]
     assert command(place, out, *arguments, "--k", "0.5", "1") == 0
+    assert "Forecast: 4 score jobs" in capsys.readouterr().out  # of the arm that is new
     after = sorted((out / "scores" / "plain").iterdir())
     assert len(after) == len(scores) + 4
     assert [path.stat().st_mtime_ns for path in scores] == stamps
