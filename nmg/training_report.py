@@ -155,13 +155,14 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
             "is in the table above."
         )
         sections.append(Section("What is masked", text, chart))
-    gaps = smooth([(r["episode"] + 1, _gap(r, metric)) for r in records], window=5)
-    if gaps:
-        chart = line_chart({"agent - random": gaps}, "episode", metric, marks=_mark(chosen))
+    rival = next((name for name in ("random", "opponent") if _gap(records, name, metric)), None)
+    if rival is not None:
+        gaps = smooth(_gap(records, rival, metric), window=5)
+        chart = line_chart({f"agent - {rival}": gaps}, "episode", metric, marks=_mark(chosen))
         text = (
             f"Difference in {metric} on the same data with the same seeds, mean of five episodes."
         )
-        sections.append(Section("Episodes: agent against random", text, chart))
+        sections.append(Section(f"Episodes: agent against {rival}", text, chart))
     gains = [(r["episode"] + 1, r["validation"]["gain"]) for r in records if "validation" in r]
     if len(gains) > 1:
         text = "Gain of the policy over random on fixed deals of the training data."
@@ -174,9 +175,15 @@ def _mark(chosen: int) -> list[tuple[float, str]]:
     return [(float(chosen), "chosen")]
 
 
-def _gap(record: Mapping[str, Any], metric: str) -> float | None:
-    mine, other = (record["score"].get(name, {}).get(metric) for name in ("agent", "random"))
-    return None if mine is None or other is None else mine - other
+def _gap(
+    records: Sequence[Mapping[str, Any]], rival: str, metric: str
+) -> list[tuple[float, float]]:
+    """Difference to a rival, by episode; only where it played."""
+    return [
+        (record["episode"] + 1, record["score"]["agent"][metric] - record["score"][rival][metric])
+        for record in records
+        if rival in record["score"]
+    ]
 
 
 def smooth(points: Sequence[tuple[float, float | None]], window: int) -> list[tuple[float, float]]:

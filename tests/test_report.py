@@ -117,3 +117,11 @@ def test_one_pair_is_written_in_the_singular_and_without_an_interval():
     lead = _lead(table)
     assert "over one episode" in lead
     assert "inf" not in lead
+
+
+def test_a_gain_is_shown_against_zero_not_against_the_least_gain():
+    chart = ET.fromstring(line_chart({"gain": [(7, 0.0208), (14, 0.0178)]}, "episode", "gain"))
+    (zero,) = (line for line in chart.iter("line") if line.get("class") == "zero")
+    heights = [float(dot.get("cy")) for dot in chart.iter("circle")]
+    base = float(zero.get("y1"))
+    assert (base - heights[1]) / (base - heights[0]) == pytest.approx(0.0178 / 0.0208, abs=0.005)

@@ -26,7 +26,7 @@ def line_chart(
     height: int = 280,
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
-    """Lines over a shared x axis, with a legend.
+    """Lines over a shared x axis, with a legend; zero is always in sight.
 
     Args:
         series: name -> (x, y) points in the order of x; points that are not finite are left out.
@@ -42,17 +42,17 @@ def line_chart(
     if not flat:
         return ""
     x_ticks = ticks(min(x for x, _ in flat), max(x for x, _ in flat), 8)
-    y_ticks = ticks(min(y for _, y in flat), max(y for _, y in flat), 5)
+    y_ticks = ticks(min([0.0, *(y for _, y in flat)]), max([0.0, *(y for _, y in flat)]), 5)
     x_of = _scale(x_ticks, LEFT, WIDTH - RIGHT)
     y_of = _scale(y_ticks, height - BOTTOM, TOP + 18)
     parts = [_grid(x_ticks, y_ticks, x_of, y_of, height), _axis_labels(x_label, y_label, height)]
+    parts.append(_line("zero", LEFT, WIDTH - RIGHT, y_of(0.0), y_of(0.0)))
     for x, word in marks:
         near_end = x_of(x) > WIDTH - RIGHT - 80
         at, anchor = (x_of(x) - 4, "end") if near_end else (x_of(x) + 4, "start")
+        parts.append(_line("mark", x_of(x), x_of(x), TOP + 18, height - BOTTOM))
         parts.append(
-            f'<line class="mark" x1="{x_of(x):.1f}" x2="{x_of(x):.1f}" y1="{TOP + 18}" '
-            f'y2="{height - BOTTOM}"/><text class="tick {anchor}" x="{at:.1f}" y="{TOP + 28}">'
-            f"{escape(word)}</text>"
+            f'<text class="tick {anchor}" x="{at:.1f}" y="{TOP + 28}">{escape(word)}</text>'
         )
     for number, points in enumerate(series.values()):
         colour = f"s{number % SERIES}"
@@ -88,7 +88,7 @@ def interval_chart(table: ComparisonTable) -> str:
     height = TOP + step * len(rows) + BOTTOM
     x_of = _scale(x_ticks, left, WIDTH - RIGHT)
     parts = [_grid(x_ticks, [], x_of, x_of, height)]
-    parts.append(_vertical("zero", x_of(0.0), TOP, height - BOTTOM))
+    parts.append(_line("zero", x_of(0.0), x_of(0.0), TOP, height - BOTTOM))
     for number, row in enumerate(rows):
         assert row.versus is not None
         y = TOP + step * (number + 0.5)
@@ -141,21 +141,19 @@ def _grid(
     parts = []
     for value in x_ticks:
         x = x_of(value)
-        parts.append(_vertical("grid", x, TOP + (18 if y_ticks else 0), height - BOTTOM))
+        parts.append(_line("grid", x, x, TOP + (18 if y_ticks else 0), height - BOTTOM))
         parts.append(
             f'<text class="tick mid" x="{x:.1f}" y="{height - BOTTOM + 16}">{value:g}</text>'
         )
     for value in y_ticks:
         y = y_of(value)
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick end" x="{LEFT - 8}" y="{y + 4:.1f}">{value:g}</text>'
-        )
+        parts.append(_line("grid", LEFT, WIDTH - RIGHT, y, y))
+        parts.append(f'<text class="tick end" x="{LEFT - 8}" y="{y + 4:.1f}">{value:g}</text>')
     return "".join(parts)
 
 
-def _vertical(style: str, x: float, top: float, bottom: float) -> str:
-    return f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+def _line(style: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def _axis_labels(x_label: str, y_label: str, height: int) -> str:
