@@ -26,7 +26,9 @@ takes the top k, *default* a draw whose noise belongs to the context (``settings
 
 from __future__ import annotations
 
+import math
 import secrets
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from torch import Tensor
 
 from agents import persistence
 from agents.contexts import Contexts
-from agents.episode import PlayedEpisode, read_runs
+from agents.episode import PlayedEpisode, Runs, read_runs
 from agents.experience import PLAYER, RIVAL, Experience
 from agents.features import StateProvider, TokenFeatures
 from agents.losses import masking_losses
@@ -189,6 +191,23 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """Learn what a whole episode says: frequencies, basis, critic, replay, opponent."""
         contexts = episode.contexts()
         runs = read_runs(info, episode, self.settings.metric, self._headline)
+        self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
+        self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
+        if all(map(math.isfinite, runs.scores.values())):
+            self._learn_from(index, episode, contexts, runs)
+        else:  # one such number would make all that is learned later another
+            warnings.warn(
+                f"Nothing is learned from episode {self._episode_num}: a score is no number "
+                "(training that diverged, or nothing to score on).",
+                stacklevel=2,
+            )
+        self.last_metrics |= self.experience.summary()
+        for name, value in self.last_metrics.items():
+            self.logger.record(f"rollout/{name}", value)
+
+    def _learn_from(
+        self, index: int, episode: PlayedEpisode, contexts: Contexts, runs: Runs
+    ) -> None:
         rival_log_probs_BL = None
         if OPPONENT in runs.scores and self.settings.self_play == "learning":
             # With the features that it drew with: to learn of the episode changes them.
@@ -200,11 +219,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         if rival_log_probs_BL is not None:
             self.experience.remember(RIVAL, rival, contexts, runs, rival_log_probs_BL)
         self._untrained += 1
-        self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
-        self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
-        self.last_metrics |= self.experience.summary()
-        for name, value in self.last_metrics.items():
-            self.logger.record(f"rollout/{name}", value)
 
     def _headline(self) -> str:
         assert self.env is not None

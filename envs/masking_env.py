@@ -178,7 +178,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def observe_episode(self) -> Observation:
         """All observations of the episode at once, with a leading B, in fresh arrays."""
         self._running()
-        return {name: values.copy() for name, values in self._batch.items()}
+        return self._observations()
 
     def step_episode(
         self, masks_BL: np.ndarray
@@ -221,6 +221,9 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             raise gym.error.ResetNeeded("The episode is over or not begun: call reset first.")
         return self._deal
 
+    def _observations(self) -> Observation:
+        return {name: values.copy() for name, values in self._batch.items()}
+
     def _observation(self) -> Observation:
         return spaces.observation_row(
             self._batch, min(len(self._masks), len(self._batch["input_ids"]) - 1)
@@ -252,7 +255,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
 
     def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
         role = f"reference/{name}"
-        raw_BL = reference_masks(policy, self.observe_episode(), self._int_seed(role))
+        raw_BL = reference_masks(policy, self._observations(), self._int_seed(role))
         rows = []
         for row, mask_L in enumerate(raw_BL):
             rng = np.random.default_rng(self._seed(role, row))

@@ -76,8 +76,9 @@ class CachedExecutor:
         return future
 
     def _run(self, job: ScoreJob) -> Future[Score]:
-        future = self._known[job.key] = self._executor.submit(job)
-        future.add_done_callback(lambda done: self._write(job.key, done))
+        key = job.key  # the callback stays with the future: it must not hold the job
+        future = self._known[key] = self._executor.submit(job)
+        future.add_done_callback(lambda done: self._write(key, done))
         return future
 
     def _recall(self, key: str) -> Future[Score] | None:

@@ -199,7 +199,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
             states=on.states,
             weights=weights,
         )
-        if latest is not None:
+        if latest is not None and done:  # checkpoint 0 is for acting: a fresh agent is its state
             callback.restore(agent, latest)
         left = config.run.episodes - done
         if left > 0:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from envs.adaptation.jobs import Executor
+from envs.adaptation.jobs import BASE, Executor
 from envs.masking_env import MaskingEnv
 from envs.models.states import TokenStates
 from envs.world import Deal, World
@@ -138,7 +138,7 @@ class TrainingCallback(BaseCallback):
         assert agent.env is not None
         agent.env.set_options({"episode": self._done, "weights": about["weights"]})
         self._weights_after = self._weights_saved = about["weights"]
-        self._follow_weights()
+        self._see(self._weights_after)
 
     def _on_training_start(self) -> None:
         self._started = time.perf_counter()
@@ -158,6 +158,7 @@ class TrainingCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._record()
+        self._see(BASE)
 
     @property
     def _agent(self) -> Any:
@@ -169,13 +170,14 @@ class TrainingCallback(BaseCallback):
         info, self._pending = self._pending, None
         now = time.perf_counter()
         record = episode_record(info, self._agent.last_metrics)
-        self._follow_weights()
         episode, self._done = self._done, self._done + 1
         checkpoint = self._done % self._every == 0 or self._done == self._last
         if checkpoint:
+            self._see(BASE)  # as in every comparison, where nothing was trained before
             gain = self._validation(self._agent.policy)
             if gain is not None:
                 record["validation"] = {"gain": gain}
+        self._see(self._weights_after)
         self._log.write(episode, record, now - self._started)
         self._started = time.perf_counter()
         self._bar.unit_done()
@@ -188,12 +190,12 @@ class TrainingCallback(BaseCallback):
             # Each is the size of the model, and checkpoints can be fifty episodes apart.
             prune_weights(self._weights, {self._weights_saved, self._weights_after})
 
-    def _follow_weights(self) -> None:
-        """In continual mode the policy sees the model as it is now."""
+    def _see(self, weights: str) -> None:
+        """In continual mode: what the policy sees is the model with these weights."""
         if self._weights is None or self._base is None:
             return
         stored = FolderWeights(self._weights, self._base)
-        self._states.language_model.restore(stored[self._weights_after])
+        self._states.language_model.restore(stored[weights])
         self._states.forget()
 
 

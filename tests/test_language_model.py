@@ -213,6 +213,22 @@ def test_states_are_cached_by_context_and_padded_with_zeros(tiny_masked_lm, tiny
     np.testing.assert_allclose(first[0, :3, :32], lm.embeddings(ids[0, :3]).detach().numpy())
     with torch.no_grad():
         lm.flat.weights.zero_()
-    np.testing.assert_array_equal(provider(ids, real, np.array([3, 4])), first)
+    np.testing.assert_array_equal(provider(ids, real, np.array([3, 4]))[..., 32:], first[..., 32:])
     provider.forget()
-    assert not np.array_equal(provider(ids, real, np.array([3, 4])), first)
+    assert not np.array_equal(provider(ids, real, np.array([3, 4]))[..., 32:], first[..., 32:])
+
+
+def test_no_more_states_are_remembered_than_may_be(tiny_masked_lm, tiny_tokenizer) -> None:
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    ids = np.arange(5, 45, dtype=np.int32).reshape(10, 4)
+    every = TokenStates(lm)(ids, np.ones_like(ids), np.arange(10))
+    provider = TokenStates(lm, cache=3 * 4 * 32 * 4)  # three contexts of four tokens
+    computed = []
+    compute = provider._compute
+    provider._compute = lambda some: computed.append(len(some)) or compute(some)
+    for rows in ([0, 1, 2], [2, 1], [3], [2, 1, 0], range(10), [9, 8, 7]):
+        rows = list(rows)
+        got = provider(ids[rows], np.ones((len(rows), 4)), np.array(rows))
+        np.testing.assert_allclose(got, every[rows], atol=1e-6)
+    # The fourth context took the place of the first, which was used least lately.
+    assert computed == [3, 0, 1, 1, 7, 0]
