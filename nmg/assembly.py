@@ -230,12 +230,14 @@ def open_workshop(
     Args:
         on: whose scorer.
         data: how many workers, and what they load.
-        cache: folder of remembered scores.
+        cache: folder of remembered scores, with one in it for each model and precision: another's
+            scores must not be paired with these.
         weights: folder of further pre-trained weights (continual mode).
         timeout: seconds a job may take on a worker.
         bar: told of steps inside jobs (called) and of finished jobs (``job_done``).
     """
     workers = worker_count(data)
+    cache = cache and cache / on.scorer.fingerprint
     if workers == 1:
         on.scorer.progress = bar or on.scorer.progress
         inner: Executor = SerialExecutor(share_weights(on.scorer, weights))

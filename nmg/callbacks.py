@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from envs.adaptation.jobs import Progress
+from nmg.comparison import finite
 from nmg.forecast import duration
 
 QUIET_SECONDS = 30.0
@@ -23,7 +25,8 @@ class EpisodeBar:
     """Progress over units (episodes, jobs) that moves while a score job runs.
 
     On a terminal it is a tqdm bar with the phase of the job; elsewhere (a log file) it is a plain
-    line every half a minute. It is a `Progress` callback for scorers and executors.
+    line every half a minute. It is a `Progress` callback for scorers and executors, whose threads
+    may all call it.
 
     Args:
         total: units to do.
@@ -40,6 +43,7 @@ class EpisodeBar:
         self._started = self._spoke = 0.0
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
+        self._lock = threading.RLock()
 
     def __call__(self, phase: str, step: int, steps: int) -> None:
         """A step inside a score job."""
@@ -63,15 +67,17 @@ class EpisodeBar:
 
     def begin(self, total: int, unit: str) -> None:
         """Start anew with other units, each of them a job."""
-        self.close()
-        self._total, self._unit, self._jobs = total, unit, 0
-        self._first = self._whole = self._finished_jobs = 0
-        self._started = 0.0
+        with self._lock:
+            self.close()
+            self._total, self._unit, self._jobs = total, unit, 0
+            self._first = self._whole = self._finished_jobs = 0
+            self._started = 0.0
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        with self._lock:
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
 
     def _start(self) -> None:
         """The clock starts at the first news, not when the bar is made."""
@@ -86,6 +92,10 @@ class EpisodeBar:
             )
 
     def _show(self) -> None:
+        with self._lock:
+            self._draw()
+
+    def _draw(self) -> None:
         if not self._started:
             self._start()
         at = min(self._total, self._whole + self._finished_jobs / (self._jobs + 1))
@@ -177,7 +187,7 @@ def _open_from(path: Path, resume_at: int) -> IO[str]:
 
 
 def _write_line(file: IO[str], record: Mapping[str, Any]) -> None:
-    file.write(json.dumps(record) + "\n")
+    file.write(json.dumps(finite(record), allow_nan=False) + "\n")
     file.flush()
 
 

@@ -24,12 +24,13 @@ from agents.strategies.base import Batch
 from agents.strategies.schedules import Masks
 from agents.strategies.selection import highest, uniform_draws
 from envs.spaces import pad_contexts
-from envs.text.corpus import Context
+from envs.text.corpus import Context, special_marks
 from envs.text.corruption import corrupt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_NUMBERS = 1 << 31
 _LONGEST = 100_000
 """Tokenizers without a limit of their own report astronomic ones."""
 
@@ -87,8 +88,9 @@ class MaskingCollator:
         self.max_length = max_length or min(tokenizer.model_max_length, _LONGEST)
         self.pad_to_multiple_of = pad_to_multiple_of
         self._special = sorted(set(tokenizer.all_special_ids))
+        self._marks = special_marks(tokenizer)
         self._batches = 0
-        self._numbers: dict[bytes, int] = {}
+        self._texts: dict[int, bytes] = {}
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad, mask and corrupt a batch.
@@ -145,9 +147,14 @@ class MaskingCollator:
         return highest(within, uniform_draws(within, rng))
 
     def _number(self, context: Context) -> int:
-        """One number for one text, by which a learned policy may keep what it computed for it."""
+        """One number for one text, by which a learned policy may keep what it computed for it, and
+        by which it draws masks that are to be the same each time: the text's own, in every order
+        and every worker."""
         digest = blake2b(context.input_ids.tobytes(), digest_size=8).digest()
-        return self._numbers.setdefault(digest, len(self._numbers))
+        number = int.from_bytes(digest[:4], "little") >> 1
+        while self._texts.setdefault(number, digest) != digest:  # taken by another text
+            number = (number + 1) % _NUMBERS
+        return number
 
     def _context(self, feature: Mapping[str, Any]) -> Context:
         if "input_ids" not in feature and "text" in feature:
@@ -159,7 +166,7 @@ class MaskingCollator:
             )
         ids = np.asarray(feature["input_ids"], np.int32)
         real = np.asarray(feature.get("attention_mask", np.ones(len(ids))), dtype=bool)
-        special = np.isin(ids, self._special)
+        special = np.isin(ids, self._marks)
         if "special_tokens_mask" in feature:
             special |= np.asarray(feature["special_tokens_mask"], dtype=bool)
         if feature.get("word_ids") is not None:
@@ -173,7 +180,7 @@ class MaskingCollator:
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length)
         ids = np.asarray(encoded["input_ids"], np.int32)
         words = _without_none(encoded.word_ids())
-        return Context(ids, words, ~np.isin(ids, self._special) & (words >= 0))
+        return Context(ids, words, ~np.isin(ids, self._marks) & (words >= 0))
 
 
 def _check(tokenizer: PreTrainedTokenizerBase, budget: float, corruption: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -71,21 +69,16 @@ def masking_job(
         run: seed of the comparison.
         number: of the deal; with ``run`` it seeds everything, the same for every masking.
     """
-    masks, contexts = None, list(deal.contexts)
+    masks = None
     seed = seed_of(run, f"mask/{name}", number)
     if hasattr(masking, "rehearse"):
-        # Every visit has masks of its own: the visits are contexts of a single epoch.
         masks = masking.rehearse(
-            contexts, settings, budget=budget, seed=int(seed.generate_state(1)[0])
-        )
-        contexts, settings = (
-            contexts * settings.pretrain_epochs,
-            replace(settings, pretrain_epochs=1),
+            deal.contexts, settings, budget=budget, seed=int(seed.generate_state(1)[0])
         )
     elif masking is not None:
         masks = _policy_masks(world, deal, masking, budget, seed)
     return ScoreJob(
-        contexts=contexts,
+        contexts=deal.contexts,
         masks=masks,
         train=deal.train,
         score=deal.score,
@@ -174,6 +167,7 @@ def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:
         return {}
     masks = job.masks or []
     masked = sum(int(mask.sum()) for mask in masks)
-    visited = cycle(deal.informative)  # once an epoch, where every visit has a mask of its own
-    hits = sum(int((mask & next(visited)).sum()) for mask in masks)
+    hits = sum(
+        int((mask & best).sum()) for mask, best in zip(masks, deal.informative, strict=False)
+    )
     return {INFORMATIVE: hits / masked if masked else float("nan")}

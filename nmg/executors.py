@@ -15,8 +15,9 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,6 +32,10 @@ ATTEMPTS = 2
 
 class JobFailedError(RuntimeError):
     """A score job died or ran out of time on every attempt."""
+
+
+class _ScorerFailed(Exception):
+    """The scorer raised; its worker is ready for the next job."""
 
 
 class _WorkerLost(Exception):
@@ -119,20 +124,42 @@ class ProcessExecutor:
                 if worker is None:
                     worker = _Worker(factory, number)
                     self._workers.add(worker)
-                try:
-                    future.set_result(worker.run(job, timeout, progress))
-                except _WorkerLost as lost:
-                    worker.stop()
+                last = attempt + 1 == ATTEMPTS
+                if not self._try(worker, job, future, timeout, progress, last):
                     self._workers.discard(worker)
                     worker = None
-                    if not self._aborted and attempt + 1 < ATTEMPTS:
-                        continue
-                    future.set_exception(JobFailedError(f"Score job {job.key[:12]}: {lost}"))
-                except BaseException as error:
-                    future.set_exception(error)
-                break
+                if future.done():
+                    break
         if worker is not None:
             worker.stop()
+
+    def _try(
+        self,
+        worker: _Worker,
+        job: ScoreJob,
+        future: Future[Score],
+        timeout: float | None,
+        progress: Progress | None,
+        last: bool,
+    ) -> bool:
+        """Whether the worker can go on; the job is not done where it is to be tried again."""
+        try:
+            future.set_result(worker.run(job, timeout, progress))
+        except _ScorerFailed as failed:
+            future.set_exception(failed.args[0])
+        except _WorkerLost as lost:
+            worker.stop()
+            if last or self._aborted:
+                future.set_exception(JobFailedError(f"Score job {job.key[:12]}: {lost}"))
+            return False
+        except BaseException as error:
+            # Raised here, by the progress callback say: what the worker has still to tell of this
+            # job must not be taken for the next one's.
+            worker.kill()
+            worker.stop()
+            future.set_exception(error)
+            return False
+        return True
 
 
 class _Worker:
@@ -149,23 +176,25 @@ class _Worker:
 
     def run(self, job: ScoreJob, timeout: float | None, progress: Progress | None) -> Score:
         """Score a job; the time limit counts from when the worker is up."""
-        try:
-            if not self._ready:
-                self._ready = bool(self._pipe.recv())
+        if not self._ready:
+            self._ready = bool(self._receive(None))
+        with _died_if_closed():
             self._pipe.send(job)
-            deadline = math.inf if timeout is None else time.monotonic() + timeout
-            while self._pipe.poll(None if timeout is None else deadline - time.monotonic()):
-                kind, value = self._pipe.recv()
-                if kind == "progress":
-                    if progress is not None:
-                        progress(*value)
-                elif kind == "score":
-                    return value
-                else:
-                    raise value
-        except (EOFError, ConnectionError) as error:
-            raise _WorkerLost("its worker process died (out of memory?).") from error
-        raise _WorkerLost(f"it took more than its {timeout:g} s.")
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            kind, value = self._receive(None if timeout is None else deadline - time.monotonic())
+            if kind == "score":
+                return value
+            if kind == "error":
+                raise _ScorerFailed(value)
+            if kind == "late":
+                raise _WorkerLost(f"it took more than its {timeout:g} s.")
+            if progress is not None:
+                progress(*value)
+
+    def _receive(self, seconds: float | None) -> Any:
+        with _died_if_closed():
+            return self._pipe.recv() if self._pipe.poll(seconds) else ("late", None)
 
     def kill(self) -> None:
         self._process.kill()
@@ -176,6 +205,14 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+@contextmanager
+def _died_if_closed() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise _WorkerLost("its worker process died (out of memory?).") from error
 
 
 _environment = threading.Lock()

@@ -154,7 +154,11 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         objective = adversarial_objective(config) if kind == "amt" else None
         scorers[kind] = GenerationScorer(model, task, bar, settings=settings, objective=objective)
     executors = {
-        kind: CachedExecutor(SerialExecutor(scorer), folder / "scores" / kind, bar.job_done)
+        kind: CachedExecutor(
+            SerialExecutor(scorer),
+            folder / "scores" / scorer.fingerprint / kind,
+            bar.job_done,
+        )
         for kind, scorer in scorers.items()
     }
     predicted, started = None, 0.0

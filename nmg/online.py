@@ -3,7 +3,9 @@
 A score job holds its masks: that is what makes it pure. A strategy that learns from the model's
 losses (`feedback`) has none before the model has trained. So it is rehearsed: a copy of the model
 is further pre-trained on the deal's contexts with the settings of the job, the strategy learns on
-the way, and the masks that it chose at each visit are those that the job trains on.
+the way, and the masks that it chose at its last visit of each context are the job's. They stay the
+same in every epoch, as all other maskings' do: new masks at each visit are worth more than what
+most strategies choose, whoever chooses them.
 """
 
 from __future__ import annotations
@@ -42,22 +44,17 @@ class OnlineMasking:
         budget: float,
         seed: int,
     ) -> list[np.ndarray]:
-        """The masks of every visit, bool (n,) each: those of all contexts, once an epoch."""
-        visits = [
-            [np.zeros(len(context), bool) for context in contexts]
-            for _ in range(settings.pretrain_epochs)
-        ]
-        seen = np.zeros(len(contexts), int)
+        """The masks of the last visit of each context, bool (n,) each."""
+        masks = [np.zeros(len(context), bool) for context in contexts]
 
         def watch(
             observation: dict[str, np.ndarray], masks_BL: np.ndarray, losses_BL: np.ndarray
         ) -> None:
             for i, mask_L in zip(observation["context_id"].reshape(-1), masks_BL, strict=True):
-                visits[seen[i]][i] = mask_L[: len(contexts[i])]
-                seen[i] += 1
+                masks[i] = mask_L[: len(contexts[i])]
 
         if not settings.pretrain_epochs:
-            return []
+            return masks
         before = self._lm.snapshot()
         self._lm.restore(self._start)
         try:
@@ -78,7 +75,7 @@ class OnlineMasking:
             )
         finally:
             self._lm.restore(before)
-        return [mask for masks in visits for mask in masks]
+        return masks
 
 
 def online_adversary(lm: LanguageModel) -> OnlineMasking:

@@ -163,7 +163,11 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
             f"Difference in {metric} on the same data with the same seeds, mean of five episodes."
         )
         sections.append(Section(f"Episodes: agent against {rival}", text, chart))
-    gains = [(r["episode"] + 1, r["validation"]["gain"]) for r in records if "validation" in r]
+    gains = [
+        (record["episode"] + 1, gain)
+        for record in records
+        if (gain := record.get("validation", {}).get("gain")) is not None
+    ]
     if len(gains) > 1:
         text = "Gain of the policy over random on fixed deals of the training data."
         chart = line_chart({"gain": gains}, "episode", "gain over random", marks=_mark(chosen))
@@ -178,12 +182,12 @@ def _mark(chosen: int) -> list[tuple[float, str]]:
 def _gap(
     records: Sequence[Mapping[str, Any]], rival: str, metric: str
 ) -> list[tuple[float, float]]:
-    """Difference to a rival, by episode; only where it played."""
-    return [
-        (record["episode"] + 1, record["score"]["agent"][metric] - record["score"][rival][metric])
+    """Difference to a rival, by episode; only where it played and both scores are numbers."""
+    scores = [
+        (record["episode"] + 1, *(record["score"].get(n, {}).get(metric) for n in ("agent", rival)))
         for record in records
-        if rival in record["score"]
     ]
+    return [(at, mine - its) for at, mine, its in scores if mine is not None and its is not None]
 
 
 def smooth(points: Sequence[tuple[float, float | None]], window: int) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ from conftest import SENTENCES
 from torch.utils.data import DataLoader
 
 from agents.strategies import RandomTokens
+from envs.text.corpus import build_corpus
 from nmg.collator import MaskingCollator, guess_word_ids
 
 
@@ -142,7 +143,25 @@ def test_a_learned_policy_sees_one_number_for_one_text(tiny_tokenizer):
     collator = MaskingCollator(tiny_tokenizer, Spy())
     collator(texts(3))
     collator(texts(2)[::-1])
-    assert seen == [[0, 1, 2], [1, 0]]
+    first, second, third = seen[0]
+    assert seen[1] == [second, first]
+    assert len({first, second, third}) == 3
+    # As another worker, or a run begun anew, would number it.
+    MaskingCollator(tiny_tokenizer, Spy())(texts(3)[::-1])
+    assert seen[2] == [third, second, first]
+
+
+def test_an_unknown_word_is_masked_as_any_word_is(tiny_tokenizer):
+    text = "The river \u2603 rises."
+    (context,) = build_corpus([text], tiny_tokenizer, 64)
+    unknown = context.input_ids == tiny_tokenizer.unk_token_id
+    assert unknown.any()
+    collator = MaskingCollator(tiny_tokenizer, "random", budget=1.0)
+    given = {"input_ids": context.input_ids, "word_ids": context.word_ids}
+    for feature in ({"text": text}, given):
+        masked = collator([feature])["labels"][0].numpy() != -100
+        assert (masked == context.maskable).all()
+        assert masked[unknown].all()
 
 
 def test_no_batch_is_without_a_label(tiny_tokenizer):

@@ -1,9 +1,11 @@
 """Worker processes: same scores as here, errors and deaths reported, nothing computed twice."""
 
+import gc
 import os
 import pickle
 import signal
 import time
+import weakref
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -62,6 +64,40 @@ def test_workers_score_report_progress_and_hand_over_errors():
         with pytest.raises(ValueError, match="unlucky"):
             futures[1].result(60)
     assert phases == [("pretrain", 1, 1)] * 3
+
+
+def test_what_a_job_had_still_to_tell_is_not_taken_for_the_next_ones_score():
+    calls = []
+
+    def breaks_once(*step):
+        calls.append(step)
+        if len(calls) == 1:
+            raise OSError("the terminal is gone")
+
+    with ProcessExecutor(plain_factory, 1, progress=breaks_once) as pool:
+        futures = [pool.submit(job(seed)) for seed in range(4)]
+        with pytest.raises(OSError, match="terminal"):
+            futures[0].result(60)
+        assert [future.result(60).metrics["f1"] for future in futures[1:]] == [1.1, 2.1, 3.1]
+
+
+def test_a_finished_job_is_not_kept_in_memory():
+    class Later:
+        def __init__(self):
+            self.futures = []
+
+        def submit(self, job):
+            self.futures.append(Future())
+            return self.futures[-1]
+
+    later = Later()
+    cached, one = CachedExecutor(later), job(1)
+    cached.submit(one)
+    later.futures[0].set_result(score(one))
+    gone = weakref.ref(one)
+    del one
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_lost_worker_is_replaced_and_the_job_tried_again(tmp_path):

@@ -128,11 +128,11 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert "mass k=0.5 (bleu), 4 pairs" in told
     assert "none (bleu), 2 pairs" in told
 
-    scores = sorted((out / "scores" / "plain").iterdir())
+    scores = sorted((out / "scores").glob("*/plain/*.json"))
     stamps = [path.stat().st_mtime_ns for path in scores]
     assert command(place, out, *arguments, "--k", "0.5", "1") == 0
     assert "Forecast: 4 score jobs" in capsys.readouterr().out  # of the arm that is new
-    after = sorted((out / "scores" / "plain").iterdir())
+    after = sorted((out / "scores").glob("*/plain/*.json"))
     assert len(after) == len(scores) + 4
     assert [path.stat().st_mtime_ns for path in scores] == stamps
     assert command(place, out, *arguments, "--beams", "2") == 2

@@ -212,6 +212,13 @@ def test_uniform_random_uses_the_whole_budget_evenly(tiny_tokenizer):
     assert np.allclose(rates[maskable], batch["budget"][0, 0] / maskable.sum(), atol=0.03)
 
 
+def test_an_episode_of_one_context_has_its_references_too(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer, contexts=1)
+    _, _, info = play(env, first_maskable, seed=0)
+    assert set(info["scores"]) == {"agent", "random"}
+    assert info["masks"]["random"].sum() == info["masks"]["agent"].sum()
+
+
 def test_continual_mode_carries_the_agents_weights(tiny_tokenizer):
     env = stub_env(tiny_tokenizer, continual=True, continual_reset_every=2)
     play(env, first_maskable, seed=0)

@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
@@ -63,6 +64,21 @@ def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys,
 
     assert main([*command, "--budget", "0.5"]) == 2
     assert "already holds another run" in capsys.readouterr().err
+
+
+def test_scores_of_another_model_are_not_remembered_for_this_one(run, tmp_path):
+    command = ["test", "--task", "classification", "--dataset", str(run.parent / "data")]
+    command += ["--model", str(run.parent / "model"), "--seeds", "2", "--workers", "1"]
+    command += ["--contexts", "8", "--examples", "10", "--test-examples", "6", "--window", "24"]
+    weights, tables = run.parent / "model/model.safetensors", []
+    for factor in (1.0, 1.5):
+        save_file({k: factor * v for k, v in load_file(weights).items()}, weights, {"format": "pt"})
+        out = tmp_path / f"out{factor}"
+        assert main([*command, "--output", str(tmp_path / "same")]) == 0
+        assert main([*command, "--output", str(out)]) == 0
+        tables.append(json.loads((out / "results.json").read_text())["rows"])
+        assert json.loads((tmp_path / "same/results.json").read_text())["rows"] == tables[-1]
+    assert tables[0] != tables[1]
 
 
 def test_the_line_on_the_data_counts_what_there_is(run):

@@ -1,15 +1,19 @@
 """nmg train: same seed same bytes, resumed equals uninterrupted, and what the run folder holds."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
+from agents import actor_critic
+from agents.rollouts import Rollouts
 from nmg.callbacks import RunLog, read_records
 from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about, write_checkpoint
 from nmg.cli import main
 from nmg.options import read_settings
+from nmg.training_loop import Validation
 
 
 @pytest.fixture
@@ -104,6 +108,66 @@ def test_a_continual_run_keeps_no_more_weights_than_it_needs(arguments, tmp_path
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0
     assert metrics(run) == metrics(whole)
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_goes_on(
+    arguments, tmp_path, monkeypatch
+):
+    write, whole, run = RunLog.write, tmp_path / "whole", tmp_path / "run"
+    arguments = [*arguments, "--checkpoint-every", "4"]
+    assert main([*arguments, "--output", str(whole)]) == 0
+
+    def interrupted(self, episode, record, seconds):
+        if episode == 2:
+            raise KeyboardInterrupt
+        write(self, episode, record, seconds)
+
+    monkeypatch.setattr(RunLog, "write", interrupted)
+    assert main([*arguments, "--output", str(run)]) == 130
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints(run)] == ["000000"]
+    assert main(["train", "--resume", str(run)]) == 0
+    assert metrics(run) == metrics(whole)
+
+
+def test_a_run_whose_scores_are_no_numbers_learns_nothing_and_goes_on(
+    arguments, tmp_path, monkeypatch
+):
+    read = actor_critic.read_runs
+
+    def diverged(info, episode, *rest):
+        runs = read(info, episode, *rest)
+        if info["episode_index"] == 1:
+            runs.scores["opponent"] = math.nan
+        return runs
+
+    monkeypatch.setattr(actor_critic, "read_runs", diverged)
+    with pytest.warns(UserWarning, match="a score is no number"):
+        assert main([*arguments, "--output", str(tmp_path / "run")]) == 0
+    records = read_records(tmp_path / "run/metrics.jsonl")
+    assert math.isfinite(records[-1]["agent"]["critic/noise"])
+
+
+def test_continual_policies_are_chosen_by_what_testing_shows_them(arguments, tmp_path, monkeypatch):
+    """Further pre-training starts from the model itself there, and so does what a policy sees."""
+    seen = {"validation": [], "episodes": []}
+    measure, act = Validation.__call__, Rollouts.mask
+
+    def validated(self, policy):
+        seen["validation"].append(self._on.states.language_model.fingerprint)
+        return measure(self, policy)
+
+    def acted(self, index, context, env):
+        seen["episodes"].append(self.experience.features.provider.language_model.fingerprint)
+        return act(self, index, context, env)
+
+    monkeypatch.setattr(Validation, "__call__", validated)
+    monkeypatch.setattr(Rollouts, "mask", acted)
+    more = ["--continual", "--checkpoint-every", "1", "--final-episodes", "1"]
+    assert main([*arguments, *more, "--output", str(tmp_path / "run")]) == 0
+    base, *others = dict.fromkeys(seen["episodes"])
+    assert len(others) == 3
+    assert seen["validation"] == [base] * 4
 
 
 def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(

@@ -7,7 +7,9 @@ whatever ran before it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,6 +44,12 @@ class Scorer:
         self.task = task
         self.progress = progress or (lambda phase, step, steps: None)
         self.weights: dict[str, Tensor] = {BASE: language_model.snapshot()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what scores depend on beside their jobs: the model's own weights and the precision."""
+        digest = hashlib.sha256(self.weights[BASE].cpu().numpy().tobytes()).hexdigest()
+        return f"{digest[:16]}-{self.language_model.precision}"
 
     def __call__(self, job: ScoreJob) -> Score:
         """Run a job. Deterministic on CPU; torch's global generator is left as it was."""

@@ -65,7 +65,7 @@ def build_corpus(
         EmptyCorpusError: if no document has a token.
     """
     contexts: list[Context] = []
-    marks = np.array(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}), np.int64)
+    marks = special_marks(tokenizer)
     for number, text in enumerate(documents):
         contexts.extend(_windows(text, number, tokenizer, window, marks))
     if not contexts:
@@ -74,6 +74,11 @@ def build_corpus(
             "Give a file with at least one non-empty document."
         )
     return Corpus(contexts, tokenizer)
+
+
+def special_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Ids that are never masked, wherever they stand: the special ones, but not unknown words'."""
+    return np.array(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}), np.int64)
 
 
 def _windows(
