@@ -39,6 +39,7 @@ def test_an_unknown_name_is_refused() -> None:
 def test_a_hub_that_takes_no_connection_is_not_asked(monkeypatch, tmp_path, tiny_masked_lm) -> None:
     for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(variable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     reachable = loading.hub_is_reachable.__wrapped__
     with socket.create_server(("127.0.0.1", 0)) as hub:
         place = f"http://127.0.0.1:{hub.getsockname()[1]}"

@@ -175,6 +175,8 @@ def hub_is_reachable() -> bool:
     minute long, the cached ones too."""
     from huggingface_hub import constants
 
+    if constants.HF_HUB_OFFLINE:
+        return False
     hub = urlsplit(constants.ENDPOINT)
     if getproxies().keys() & {hub.scheme, "all"}:
         return True  # the proxy finds the way, where this machine may not
