@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 INPUTS = ("embeddings", "states", "statistics")
 
@@ -92,6 +92,12 @@ class AgentSettings:
     """Replay surprising tokens more, and tokens that recur in their context less."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            known = get_args(kind) if get_origin(kind) is Literal else None
+            if known and getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}."
+                )
         unknown = set(self.inputs) - set(INPUTS)
         if unknown or not self.inputs:
             raise ValueError(

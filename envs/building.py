@@ -62,6 +62,7 @@ def build_text_world(
     *,
     data_dir: str | Path | None = None,
     strict: bool = False,
+    columns: tuple[str, str] | None = None,
     window: int | None = None,
     max_length: int | None = None,
     stride: int = 128,
@@ -85,7 +86,7 @@ def build_text_world(
 
     The other arguments are those of ``load_splits``, ``build_task`` and ``TextWorld``.
     """
-    splits = load_splits(dataset, task=task, data_dir=data_dir, strict=strict)
+    splits = load_splits(dataset, task=task, data_dir=data_dir, strict=strict, columns=columns)
     tokenizer = language_model.tokenizer
     made = build_task(
         splits, language_model, max_length=max_length, stride=stride, pad=pad, pooling=pooling

@@ -59,6 +59,7 @@ def build_generation_world(
     *,
     data_dir: str | Path | None = None,
     strict: bool = False,
+    columns: tuple[str, str] | None = None,
     side: Side = "source",
     window: int = 126,
     **options: Any,
@@ -71,11 +72,14 @@ def build_generation_world(
         task: of ``build_generation_task``.
         data_dir: folder of the named data sets.
         strict: raise on the first row that would be skipped.
+        columns: names of the source and the target column, where not the usual.
         side: which texts of the pairs are the contexts to mask.
         window: content tokens of a context, never more than the model takes.
         **options: those of ``TextWorld``.
     """
-    splits = load_splits(dataset, task="generation", data_dir=data_dir, strict=strict)
+    splits = load_splits(
+        dataset, task="generation", data_dir=data_dir, strict=strict, columns=columns
+    )
     room = model.max_length - model.tokenizer.num_special_tokens_to_add()
     return TextWorld(
         task,  # type: ignore[arg-type]  # its features are pairs, its metrics those of texts

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.adaptation.adapting import AdaptingSettings
+from envs.folders import check_output, whole_folder
 from nmg.checkpoint import MASKING, chosen_checkpoint, write_text
 from nmg.comparison import finite
 from nmg.new_lm_command import training_texts
@@ -108,8 +109,7 @@ def run(args: argparse.Namespace) -> int:
     from nmg.callbacks import progress_bar
 
     config = build(AdaptConfig, given_flags(AdaptConfig, args))
-    if args.output.exists() and any(args.output.iterdir()):
-        raise ValueError(f"{args.output} is not empty; give another --output.")
+    check_output(args.output)
     tune_runtime(threads=int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     data = config.data
     lm = load_language_model(data.model, device=data.device, precision=data.precision)
@@ -129,9 +129,6 @@ def run(args: argparse.Namespace) -> int:
         losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=diary)
     after = masked_lm_quality(lm, held_out)
     logging.disable_progress_bar()
-    lm.save(args.output)
-    if isinstance(policy, AdversarialMasking):
-        policy.save(args.output / MASKING)
     record = {
         "masking": str(args.policy or args.strategy),
         "settings": differences(config),
@@ -140,7 +137,11 @@ def run(args: argparse.Namespace) -> int:
         "losses": losses,
         "preferences": diary.summaries(),
     }
-    write_text(args.output / RECORD, json.dumps(finite(record), indent=2) + "\n")
+    with whole_folder(args.output) as folder:
+        lm.save(folder)
+        if isinstance(policy, AdversarialMasking):
+            policy.save(folder / MASKING)
+        write_text(folder / RECORD, json.dumps(finite(record), indent=2) + "\n")
     print(f"after:  {after.loss:.3f} nats, {after.accuracy:.1f}% right (randomly masked tokens)")
     print(diary.table())
     print(f"{predicted.against(time.perf_counter() - started)} The model is in {args.output}.")

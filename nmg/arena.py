@@ -15,7 +15,7 @@ from envs.models.states import TokenStates
 from envs.text.corpus import Context, Corpus, build_corpus
 from envs.world import Deal
 from nmg.assembly import Stage, generated_stage, text_model
-from nmg.config import TestingConfig
+from nmg.config import TestingConfig, two_columns
 from nmg.evaluation import seed_of
 
 CORPUS_DEALS = 20
@@ -140,6 +140,7 @@ def _text_arena(config: TestingConfig) -> Arena:
         task=data.task,
         data_dir=data.data_dir,
         strict=data.strict,
+        columns=two_columns(data.columns),
         test=comparison.test_dataset,
     )
     if splits.test is None:

@@ -24,9 +24,10 @@ from envs.models.states import TokenStates
 from envs.references import Policy, UniformRandom
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import DataConfig, EpisodeConfig, setting_name
+from nmg.config import DataConfig, EpisodeConfig, setting_name, two_columns
 from nmg.evaluation import Masking
 from nmg.executors import ProcessExecutor
+from nmg.options import ConfigError
 from nmg.score_cache import CachedExecutor
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
     """
     if data.task == "testbed":
         check_device(data.device)  # the agent's; the tiny model is always on the CPU
+        if data.model != "tiny":
+            raise ConfigError(
+                f"model is {data.model!r}, but the testbed has one of its own; leave it out, or "
+                "give a --task and a --dataset of real text."
+            )
         return generated_stage(data.dataset)
     if data.task == "generation":
         return _generation_stage(data, episode)
@@ -95,6 +101,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         lm,
         data_dir=data.data_dir,
         strict=data.strict,
+        columns=two_columns(data.columns),
         window=data.window,
         max_length=data.max_length,
         stride=data.stride,
@@ -120,6 +127,7 @@ def _generation_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         task,
         data_dir=data.data_dir,
         strict=data.strict,
+        columns=two_columns(data.columns),
         side=data.side,
         window=data.window,
         contexts_per_episode=episode.contexts,

@@ -169,11 +169,23 @@ class RunLog:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a jsonl file; a last line that was cut off is left out."""
+    """The whole lines of a jsonl file; a last line that was cut off is left out.
+
+    Raises:
+        ValueError: if another line is damaged.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    records = []
+    for number, line in enumerate(lines):
+        try:
+            records += [json.loads(line)] if line.endswith("\n") else []
+        except ValueError as error:
+            raise ValueError(
+                f"Line {number + 1} of {path} is damaged ({error}); mend or delete it."
+            ) from error
+    return records
 
 
 def _open_from(path: Path, resume_at: int) -> IO[str]:

@@ -89,8 +89,27 @@ def write_checkpoint(
     return folder
 
 
+def read_json(path: Path) -> Any:
+    """What is in a JSON file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it or put a copy back.") from error
+
+
 def read_about(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    """What ``write_checkpoint`` was told about it."""
+    about = read_json(checkpoint / "run.json")
+    if not isinstance(about, dict) or "episode" not in about:
+        raise ValueError(
+            f"{checkpoint / 'run.json'} does not say what the checkpoint is of; delete "
+            f"{checkpoint} to use the one before."
+        )
+    return about
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -94,13 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except BrokenPipeError:
         raise  # nobody reads on: `run` ends quietly
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
         if debug or not _is_users(error):
             raise
         print(f"nmg: {_sentence(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
-        print(f"\nnmg: {interrupt or 'interrupted.'}", file=sys.stderr)
+        print(f"\nnmg: {str(interrupt) or 'interrupted.'}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -111,7 +111,9 @@ def _is_users(error: Exception) -> bool:
     library is a defect and keeps its traceback. Files and missing extras are the user's.
     """
     if not isinstance(error, ValueError):
-        return not isinstance(error, ImportError) or isinstance(error, ModuleNotFoundError)
+        # safetensors has an error of its own for files that are damaged, or cannot be written.
+        known = isinstance(error, OSError | ModuleNotFoundError)
+        return known or type(error).__name__ == "SafetensorError"
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -18,6 +18,20 @@ TaskName = Literal["testbed", "qa", "classification", "generation"]
 LANGUAGES = "languages are a source and a target, e.g. en_XX de_DE."
 
 
+def two_columns(names: tuple[str, ...]) -> tuple[str, str] | None:
+    """The names of two columns, or ``None`` for the usual ones.
+
+    Raises:
+        ConfigError: if there are more or fewer.
+    """
+    if len(names) not in (0, 2):
+        raise ConfigError(
+            f"columns is {' '.join(names)}; give two names, of the text and of its label (or of "
+            "the source and of the target)."
+        )
+    return (names[0], names[1]) if names else None
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which text, which task, which language model."""
@@ -46,6 +60,9 @@ class DataConfig:
     languages: tuple[str, ...] = ()
     """Generation: source and target language, by the tokenizer's codes, for models that want
     them."""
+    columns: tuple[str, ...] = ()
+    """Names of the text and label columns (generation: source and target) of a file that does not
+    call them so; two of them."""
     strict: bool = False
     """Stop at a damaged example instead of counting and skipping it."""
     device: str = "cpu"
@@ -63,6 +80,7 @@ class DataConfig:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
         if len(self.languages) not in (0, 2):
             raise ConfigError(LANGUAGES)
+        two_columns(self.columns)
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,11 @@ class EpisodeConfig:
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
         if self.continual_reset_every is not None:
+            if not self.continual:
+                raise ConfigError(
+                    f"continual_reset_every is {self.continual_reset_every}, but continual is off: "
+                    "every episode starts anew; say --continual, too, or leave it out."
+                )
             at_least(1, continual_reset_every=self.continual_reset_every)
 
 

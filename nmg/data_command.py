@@ -18,7 +18,7 @@ _TASKS = ("qa", "classification", "generation")
 _DATA_HELP = """examples:
   nmg data list
   nmg data check squad --data-dir ~/data
-  nmg data check my_rows.csv --task classification --columns sentence,gold
+  nmg data check my_rows.csv --task classification --columns sentence gold
 """
 _CORPUS_HELP = """examples:
   nmg corpus --dataset chemprot --output chemprot.txt
@@ -68,19 +68,12 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=_TASKS, help="found out where the data tells")
     parser.add_argument(
-        "--columns", type=_columns, metavar="TEXT,LABEL", help="columns to read, or SOURCE,TARGET"
+        "--columns", nargs=2, metavar=("TEXT", "LABEL"), help="columns to read, or SOURCE TARGET"
     )
     parser.add_argument(
         "--strict", action="store_true", help="stop at what would be skipped and counted"
     )
     _add_data_dir(parser)
-
-
-def _columns(value: str) -> tuple[str, str]:
-    names = tuple(name.strip() for name in value.split(","))
-    if len(names) != 2 or not all(names):
-        raise argparse.ArgumentTypeError(f"expected two names such as text,label; got '{value}'")
-    return names[0], names[1]
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -119,6 +112,8 @@ def run_corpus(args: argparse.Namespace) -> int:
     """Write the different texts of a data set or file as a plain-text corpus."""
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; --output is the file to write.")
+    if args.file and args.output.exists() and args.output.samefile(args.file):
+        raise ValueError(f"{args.output} is the file that is read; give another --output.")
     texts = _texts_of_file(args) if args.file else _texts_of_dataset(args)
     count = write_corpus(texts, args.output)
     print(f"{count:,} text{'s' * (count != 1)} written to {args.output}")

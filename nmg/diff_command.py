@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmg.checkpoint import read_json
 from nmg.comparison import number
 from nmg.options import read_settings
 
@@ -71,7 +71,7 @@ def _results(run: Path) -> dict[str, str]:
     path = run / "results.json"
     if not path.is_file():
         return {"state": "no results yet"}
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json(path)
     if "headline" in results:
         return _rows(results)
     return {  # of nmg generation: a table for each number of pairs

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmg.config import two_columns
 from nmg.generation_config import (
     UNIFORM,
     GenerationAdaptation,
@@ -140,7 +141,12 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     data, comparison = config.data, config.comparison
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        splits = load_splits(data.dataset, task="generation", data_dir=data.data_dir)
+        splits = load_splits(
+            data.dataset,
+            task="generation",
+            data_dir=data.data_dir,
+            columns=two_columns(data.columns),
+        )
     test = (comparison.split == "test" and splits.test) or splits.dev
     if not test:
         raise ValueError(f"{splits.name} has no {comparison.split} split to score on.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from envs.adaptation.jobs import AdaptationSettings
-from nmg.config import LANGUAGES, at_least, seed_fits
+from nmg.config import LANGUAGES, at_least, seed_fits, two_columns
 from nmg.options import ConfigError
 
 ObjectiveName = Literal["none", "mass", "scattered", "amt"]
@@ -24,6 +24,8 @@ class GenerationData:
     """Folder of the named data sets; without it the variable NMG_DATA."""
     model: str = ""
     """A hub id or a folder of a sequence-to-sequence model; ``nmg new-lm`` makes one."""
+    columns: tuple[str, ...] = ()
+    """Names of the source and the target column of a file that does not call them so."""
     languages: tuple[str, ...] = ()
     """Source and target language, by the tokenizer's codes, for models that want them."""
     metric: Literal["bleu", "rouge"] | None = None
@@ -44,6 +46,7 @@ class GenerationData:
     def __post_init__(self) -> None:
         if len(self.languages) not in (0, 2):
             raise ConfigError(LANGUAGES)
+        two_columns(self.columns)
         at_least(
             1,
             max_source_length=self.max_source_length,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from agents.strategies.shuffled import ShuffledPolicy
 from envs.models.states import TokenStates
 from envs.text.corpus import Context
 from envs.world import World
-from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint
+from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint, read_json
 from nmg.evaluation import Greedy, Masking
 
 MEASURED = 2_000
@@ -40,7 +39,7 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
     if not found:
         raise FileNotFoundError(f"There is no policy in {checkpoint}: no {AGENT}.")
     path = found[0]
-    made_for = json.loads(path.read_text(encoding="utf-8"))["vocab_size"]
+    made_for = read_json(path).get("vocab_size")
     if made_for != vocab_size:
         raise VocabularyError(
             f"The policy in {checkpoint} was made for a vocabulary of {made_for} tokens, but the "

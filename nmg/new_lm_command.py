@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from envs.folders import check_output, whole_folder
 from envs.models.new_model import ModelSize
 from envs.models.new_tokenizer import Family
 from nmg.options import ConfigError, add_flags, build, given_flags
@@ -87,8 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from envs.models.new_tokenizer import train_tokenizer
 
     config = build(_Parts, given_flags(_Parts, args)).model
-    if args.output.exists() and any(args.output.iterdir()):
-        raise ValueError(f"{args.output} is not empty; give another --output.")
+    check_output(args.output)
     size = ModelSize(config.width, config.layers, config.heads, config.length)
     family = config.tokenizer or _family(config.architecture)
     texts = _texts(args)
@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
     )
     model = new_model(config.architecture, head, tokenizer, size, seed=config.seed)
     logging.disable_progress_bar()
-    model.save_pretrained(args.output)
-    tokenizer.save_pretrained(args.output)
+    with whole_folder(args.output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     weights = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{type(model).__name__} of {weights:,} weights, {family} tokenizer of "

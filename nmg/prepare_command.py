@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from envs.folders import check_output
 from envs.models.prepare import PreparationSettings
 from nmg.options import add_flags, build, given_flags
 
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from nmg.callbacks import progress_bar
 
     settings = build(PreparationConfig, given_flags(PreparationConfig, args)).training
+    if args.output is not None:
+        check_output(args.output)
     tune_runtime(threads=os.cpu_count() or 1)
     lm = load_language_model(
         args.model, device=args.device, precision=args.precision, cold_head=True

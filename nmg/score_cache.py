@@ -91,8 +91,12 @@ class CachedExecutor:
         path = self._path(key)
         if path is None or not path.is_file():
             return None
+        try:
+            score = score_from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError):
+            return None  # damaged: it is computed again
         future: Future[Score] = Future()
-        future.set_result(score_from_json(json.loads(path.read_text(encoding="utf-8"))))
+        future.set_result(score)
         return future
 
     def _write(self, key: str, done: Future[Score]) -> None:

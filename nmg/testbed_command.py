@@ -99,6 +99,8 @@ def _check(args: argparse.Namespace) -> None:
 
     if args.seeds < 0 or args.documents < 0:
         raise ValueError("--seeds and --documents count domains and documents; give 0 or more.")
+    if args.seed < 0:
+        raise ValueError(f"seed is {args.seed}; it must be 0 or more.")
     if args.calibrate < 0 or args.pairs < 2:
         raise ValueError("--calibrate counts comparisons (0 or more), --pairs domains (2 or more).")
     if args.output is None:

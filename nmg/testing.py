@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from nmg.config import TestingConfig, resolve_testing
 from nmg.options import add_flags, build, flatten, given_flags, read_settings, write_settings
 
 if TYPE_CHECKING:
+    from envs.world import Deal
     from nmg.arena import Arena
     from nmg.comparison import ComparisonTable
+    from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
   nmg test --policy output/testbed/tiny/mine_neural --strategy idf --seeds 10
@@ -152,7 +154,7 @@ def compare_maskings(
         predicted = forecast_maskings(
             arena.stage,
             deals[0],
-            len(maskings) * len(deals),
+            jobs_left(config, arena, dict(zip(seeds, deals, strict=True)), maskings, shop.executor),
             budget=comparison.budget,
             settings=config.adaptation,
             run=seeds[0],
@@ -192,6 +194,37 @@ def compare_maskings(
     print(f"Report: {folder / 'report.html'}")
     print(predicted.against(seconds))
     return table
+
+
+def jobs_left(
+    config: TestingConfig,
+    arena: Arena,
+    deals: Mapping[int, Deal],
+    maskings: Mapping[str, Any],
+    executor: CachedExecutor,
+) -> int:
+    """How many scores are not remembered; those of maskings that learn on the way all count."""
+    from nmg.evaluation import masking_job
+
+    if not executor.holds_scores:
+        return len(maskings) * len(deals)
+    return sum(
+        hasattr(masking, "rehearse")
+        or not executor.remembers(
+            masking_job(
+                arena.stage.world,
+                deal,
+                masking,
+                name=name,
+                budget=config.comparison.budget,
+                settings=config.adaptation,
+                run=seed,
+                number=0,
+            )
+        )
+        for seed, deal in deals.items()
+        for name, masking in maskings.items()
+    )
 
 
 def gather_maskings(

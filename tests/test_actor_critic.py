@@ -163,6 +163,7 @@ def test_every_ablation_runs(change):
         ({"exploration": "tokens"}, "antithetic"),
         ({"inputs": ("words",)}, "inputs"),
         ({"batch": 0}, "batch"),
+        ({"self_play": "frozn"}, "self_play is 'frozn'; it must be one of .*frozen"),
         ({"components": 0}, "components"),
     ],
 )

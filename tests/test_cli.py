@@ -69,6 +69,9 @@ def test_unknown_flags_and_programs_name_the_nearest(capsys):
         ("generation --model absent --max-source-length 0", "max_source_length is 0"),
         ("mask --strategy idf --text a --window 0", "window is 0"),
         ("mask --strategy random --text a --seed -1", "seed is -1"),
+        ("testbed --seed -1", "seed is -1"),
+        ("train --model bert", "the testbed has one of its own"),
+        ("train --continual-reset-every 3", "continual is off"),
     ],
 )
 def test_numbers_out_of_range_are_one_sentence(arguments, message, capsys):

@@ -23,6 +23,18 @@ def test_a_folder_without_tokenizer_or_safetensors_is_refused(tmp_path, tiny_mas
         load_language_model(str(tmp_path))
 
 
+def test_damaged_files_of_a_model_are_named(tmp_path, tiny_masked_lm, tiny_tokenizer) -> None:
+    tiny_masked_lm.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors of .* is damaged"):
+        load_language_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelNotFoundError, match=r"config\.json of .* describes no model"):
+        load_language_model(str(tmp_path))
+
+
 def test_a_model_without_a_masked_lm_head_is_refused(tmp_path, tiny_tokenizer) -> None:
     config = transformers.GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)

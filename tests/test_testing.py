@@ -57,7 +57,9 @@ def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys,
     assert again["rows"] == results["rows"]
     assert all(job.settings.pretrain_epochs == 1 for job in jobs)
     jobs.clear()
+    assert "Forecast: 0 score jobs" in capsys.readouterr().out
     assert main([*command, "--seeds", "3"]) == 0
+    assert f"Forecast: {len(results['rows'])} score jobs" in capsys.readouterr().out
     assert len(jobs) - probes == len(results["rows"])  # the new seed only
     more = json.loads((out / "results.json").read_text())
     assert [row["scores"][:2] for row in more["rows"]] == [row["scores"] for row in results["rows"]]

@@ -170,6 +170,57 @@ def test_continual_policies_are_chosen_by_what_testing_shows_them(arguments, tmp
     assert seen["validation"] == [base] * 4
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "words"),
+    [
+        ("checkpoints/000002/run.json", "{", "run.json is damaged"),
+        ("checkpoints/000002/run.json", "{}", "does not say what the checkpoint is of"),
+        ("checkpoints/000002/state.json", "{", "state.json"),
+        ("metrics.jsonl", '{"episode": 0\n', "Line 1 of"),
+    ],
+)
+def test_a_damaged_run_is_told_in_one_sentence(arguments, tmp_path, capsys, path, content, words):
+    run = tmp_path / "run"
+    assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
+    (run / path).write_text(content)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_damaged_score_is_computed_again(arguments, tmp_path, monkeypatch):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main([*arguments, "--output", str(whole)]) == 0
+    assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
+    for path in (run / "scores").glob("*/*.json"):
+        path.write_text("")
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 0
+    assert metrics(run) == metrics(whole)
+
+
+def test_columns_of_other_names_are_named(arguments, tmp_path, capsys):
+    data = Path(arguments[arguments.index("--dataset") + 1])
+    for path in data.iterdir():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({"s": r["text"], "y": r["label"]}) + "\n" for r in rows))
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 2
+    advice = capsys.readouterr().err
+    assert "--columns" in advice
+    assert main([*arguments, "--columns", "s", "--output", str(tmp_path / "run")]) == 2
+    assert "give two names" in capsys.readouterr().err
+    named = [
+        *arguments,
+        "--columns",
+        "s",
+        "y",
+        "--episodes",
+        "1",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert main(named) == 0
+
+
 def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(
     arguments, tmp_path, capsys, monkeypatch
 ):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError
 
 from envs.models.architectures import LOADING
 from envs.models.cache import cache_folder
@@ -209,6 +210,10 @@ def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTr
             use_safetensors=None if allow_pickle else True,
             local_files_only=_only_local(source),
         )
+    except SafetensorError as error:
+        raise ModelNotFoundError(
+            f"The model.safetensors of {name!r} is damaged ({error}); get it anew."
+        ) from error
     except OSError as error:
         raise ModelNotFoundError(
             f"{name!r} has no model.safetensors. If you trust its pytorch_model.bin, say "
@@ -230,8 +235,10 @@ def _no_model(name: str, source: str) -> ModelNotFoundError:
     try:
         described = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
         missing = missing_model(name, str(described["model_type"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:
         missing = None
+    except (ValueError, KeyError, TypeError) as error:
+        missing = f"The config.json of {name!r} describes no model ({error!r}); get it anew."
     where = "on the hub" if hub_is_reachable() else "in the cache, and the hub cannot be reached"
     return ModelNotFoundError(
         missing

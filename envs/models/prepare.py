@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from envs.folders import whole_folder
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.text.corpus import Context, Corpus
@@ -146,10 +144,6 @@ def _batch_loss(
 
 def save_language_model(lm: LanguageModel, folder: Path, quality: MaskedLMQuality) -> None:
     """Write model, tokenizer and ``quality.json``; the folder appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent))
-    lm.save(part)
-    (part / "quality.json").write_text(json.dumps(asdict(quality), indent=2) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(part, folder)
+    with whole_folder(folder) as part:
+        lm.save(part)
+        (part / "quality.json").write_text(json.dumps(asdict(quality), indent=2) + "\n")

@@ -47,11 +47,17 @@ class QuestionWindows:
                 "offsets; question answering needs one (a tokenizer.json)."
             )
         room = max_length - max_question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
+        if room <= 0:
+            raise ValueError(
+                f"The inputs are {max_length} tokens long at most (the model's limit, or "
+                f"max_length), of which the question may take {max_question_tokens}: no room is "
+                "left for a context. Question answering needs a model, or a max_length, of more."
+            )
         if not 0 <= stride < room:
             raise ValueError(
                 f"stride is {stride}; with max_length {max_length} and max_question_tokens "
                 f"{max_question_tokens} it must be at least 0 and below {room}. "
-                "Lower the stride or max_question_tokens, or raise max_length."
+                "Lower the stride, or raise max_length."
             )
         self.tokenizer = tokenizer
         self.max_length = max_length

@@ -52,7 +52,7 @@ def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in row:
         raise DataError(
             f"{where} has no '{name}'; it has: {', '.join(map(str, row))}. "
-            "Name the columns to read, for example --columns sentence,gold."
+            "Name the columns to read, for example --columns sentence gold."
         )
     return row[name]
 

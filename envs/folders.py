@@ -1,0 +1,42 @@
+"""Folders that programs write: refused before anything is computed, whole or not there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_output(folder: Path) -> None:
+    """See to it that a folder can be written and holds nothing yet.
+
+    Raises:
+        ValueError: if it is a file, lies in one, or is not empty.
+        OSError: if nothing can be written there.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file; --output is a folder to write to.")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give another --output.")
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    Path(tempfile.mkdtemp(dir=folder.parent)).rmdir()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to that takes the place of ``folder`` in the end, and goes on an error."""
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp lets nobody else read it
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

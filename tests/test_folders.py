@@ -1,0 +1,55 @@
+"""What programs write: refused before any work, whole or not there, and never over what is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from envs.folders import check_output, whole_folder
+from nmg.cli import main
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "a" / "model"
+    with whole_folder(target) as part:
+        (part / "config.json").write_text("1")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["config.json"]
+    with pytest.raises(OSError, match="disk"), whole_folder(target) as part:
+        (part / "config.json").write_text("2")
+        raise OSError("no room on the disk")
+    assert (target / "config.json").read_text() == "1"
+    assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_what_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for place, words in (("file", "is a file"), ("file/in", "is a file"), ("full", "not empty")):
+        with pytest.raises(ValueError, match=words):
+            check_output(tmp_path / place)
+    check_output(tmp_path / "new" / "one")
+    assert not (tmp_path / "new" / "one").exists()
+
+
+@pytest.mark.parametrize("command", ["new-lm", "adapt", "prepare-lm"])
+def test_no_program_trains_before_it_looked_where_to_write(command, tmp_path, capsys):
+    corpus, full = tmp_path / "corpus.txt", tmp_path / "full"
+    corpus.write_text("a text\n")
+    full.mkdir()
+    (full / "config.json").write_text("{}")
+    flags = [] if command == "new-lm" else ["--model", str(tmp_path / "absent")]
+    arguments = [command, *flags, "--corpus", str(corpus), "--output"]
+    assert main([*arguments, str(full)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main([*arguments, str(corpus / "in")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (full / "config.json").read_text() == "{}"
+
+
+def test_a_corpus_is_not_written_over_the_file_that_it_is_made_of(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a text", "label": "yes"}\n')
+    assert main(["corpus", "--file", str(rows), "--output", str(rows)]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert "label" in rows.read_text()
