@@ -14,9 +14,14 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         (part / "config.json").write_text("1")
         assert not target.exists()
     assert [path.name for path in target.iterdir()] == ["config.json"]
-    with pytest.raises(OSError, match="disk"), whole_folder(target) as part:
-        (part / "config.json").write_text("2")
-        raise OSError("no room on the disk")
+
+    def fails():
+        with whole_folder(target) as part:
+            (part / "config.json").write_text("2")
+            raise OSError("no room on the disk")
+
+    with pytest.raises(OSError, match="disk"):
+        fails()
     assert (target / "config.json").read_text() == "1"
     assert [path.name for path in target.parent.iterdir()] == ["model"]
 
