@@ -15,8 +15,9 @@ from envs.models.states import TokenStates
 from envs.text.corpus import Context, Corpus, build_corpus
 from envs.world import Deal
 from nmg.assembly import Stage, generated_stage, text_model
-from nmg.config import TestingConfig, two_columns
+from nmg.config import TestingConfig
 from nmg.evaluation import seed_of
+from nmg.limits import two_columns
 
 CORPUS_DEALS = 20
 """Deals of the testbed that corpus-based strategies count in."""

@@ -24,9 +24,10 @@ from envs.models.states import TokenStates
 from envs.references import Policy, UniformRandom
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import DataConfig, EpisodeConfig, setting_name, two_columns
+from nmg.config import DataConfig, EpisodeConfig, setting_name
 from nmg.evaluation import Masking
 from nmg.executors import ProcessExecutor
+from nmg.limits import two_columns
 from nmg.options import ConfigError
 from nmg.score_cache import CachedExecutor
 

@@ -12,24 +12,10 @@ from typing import Any, Literal
 
 from agents.settings import AgentSettings
 from envs.adaptation.jobs import AdaptationSettings
+from nmg.limits import at_least, seed_fits, two_columns, two_languages
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
 TaskName = Literal["testbed", "qa", "classification", "generation"]
-LANGUAGES = "languages are a source and a target, e.g. en_XX de_DE."
-
-
-def two_columns(names: tuple[str, ...]) -> tuple[str, str] | None:
-    """The names of two columns, or ``None`` for the usual ones.
-
-    Raises:
-        ConfigError: if there are more or fewer.
-    """
-    if len(names) not in (0, 2):
-        raise ConfigError(
-            f"columns is {' '.join(names)}; give two names, of the text and of its label (or of "
-            "the source and of the target)."
-        )
-    return (names[0], names[1]) if names else None
 
 
 @dataclass(frozen=True)
@@ -78,8 +64,7 @@ class DataConfig:
         at_least(0, workers=self.workers)
         if self.task == "qa" and not 0 <= self.stride < self.max_length:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
-        if len(self.languages) not in (0, 2):
-            raise ConfigError(LANGUAGES)
+        two_languages(self.languages)
         two_columns(self.columns)
 
 
@@ -303,17 +288,3 @@ def testbed_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
 def setting_name(dataset: str) -> str:
     """The testbed's name of a data set; ``testbed`` is the standard setting."""
     return "standard" if dataset == "testbed" else dataset
-
-
-def at_least(least: int, **values: int) -> None:
-    """Refuse a value, given by its setting's name, that is too small."""
-    for name, value in values.items():
-        if value < least:
-            raise ConfigError(f"{name} is {value}; it must be at least {least}.")
-
-
-def seed_fits(**values: int) -> None:
-    """Refuse a seed, given by its setting's name, that a generator would not take."""
-    for name, value in values.items():
-        if not 0 <= value < 2**32:  # what the libraries' generators take
-            raise ConfigError(f"{name} is {value}; it must lie between 0 and {2**32 - 1}.")

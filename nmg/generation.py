@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmg.config import two_columns
 from nmg.generation_config import (
     UNIFORM,
     GenerationAdaptation,
@@ -24,6 +23,7 @@ from nmg.generation_config import (
     GenerationConfig,
     ObjectiveName,
 )
+from nmg.limits import two_columns
 from nmg.options import ConfigError
 from nmg.testing import policy_name
 

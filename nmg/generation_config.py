@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from envs.adaptation.jobs import AdaptationSettings
-from nmg.config import LANGUAGES, at_least, seed_fits, two_columns
+from nmg.limits import at_least, seed_fits, two_columns, two_languages
 from nmg.options import ConfigError
 
 ObjectiveName = Literal["none", "mass", "scattered", "amt"]
@@ -44,8 +44,7 @@ class GenerationData:
     """Arithmetic of matrix products (weights stay fp32): auto is bf16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:
-        if len(self.languages) not in (0, 2):
-            raise ConfigError(LANGUAGES)
+        two_languages(self.languages)
         two_columns(self.columns)
         at_least(
             1,

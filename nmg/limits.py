@@ -1,0 +1,43 @@
+"""What settings may be, each told in one sentence where it is not."""
+
+from __future__ import annotations
+
+from nmg.options import ConfigError
+
+
+def at_least(least: int, **values: int) -> None:
+    """Refuse a value, given by its setting's name, that is too small."""
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+
+
+def seed_fits(**values: int) -> None:
+    """Refuse a seed, given by its setting's name, that a generator would not take."""
+    for name, value in values.items():
+        if not 0 <= value < 2**32:  # what the libraries' generators take
+            raise ConfigError(f"{name} is {value}; it must lie between 0 and {2**32 - 1}.")
+
+
+def two_columns(names: tuple[str, ...]) -> tuple[str, str] | None:
+    """The names of two columns, or ``None`` for the usual ones.
+
+    Raises:
+        ConfigError: if there are more or fewer.
+    """
+    if len(names) not in (0, 2):
+        raise ConfigError(
+            f"columns is {' '.join(names)}; give two names, of the text and of its label (or of "
+            "the source and of the target)."
+        )
+    return (names[0], names[1]) if names else None
+
+
+def two_languages(names: tuple[str, ...]) -> None:
+    """None, or a source and a target.
+
+    Raises:
+        ConfigError: if there are more or fewer.
+    """
+    if len(names) not in (0, 2):
+        raise ConfigError("languages are a source and a target, e.g. en_XX de_DE.")
