@@ -167,12 +167,15 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     room = model.max_length - model.tokenizer.num_special_tokens_to_add()
     corpus = build_corpus(texts, model.tokenizer, min(data.max_source_length, room))
     usable = [context for context in corpus if context.maskable.any()]
+    corpus, policies = Corpus(usable, model.tokenizer), learned_policies(config)
+    for name in {arm.placement for arm in arms(comparison)} - {UNIFORM, *policies}:
+        _strategy(corpus, name)  # a wrong name is told before anything is written
     chosen = test[: comparison.test_examples or None]
     return Material(
-        Corpus(usable, model.tokenizer),
+        corpus,
         task.features(splits.train, training=True),
         task.features(chosen, training=False),
-        learned_policies(config),
+        policies,
     )
 
 
@@ -291,12 +294,3 @@ def _placed_fragments(
         pairs = zip(masks_BL, contexts, strict=True)
         masks += [mask_L[: len(context)].astype(bool) for mask_L, context in pairs]
     return masks
-
-
-def output_folder(config: GenerationConfig, name: str | None) -> Path:
-    """Where results go that no one has named a folder for."""
-    import time
-
-    data = config.data
-    run = name or time.strftime("%Y%m%d-%H%M%S")
-    return Path("output") / Path(data.dataset).stem / Path(data.model).name / f"{run}_generation"

@@ -62,8 +62,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then compare."""
-    from nmg.generation import output_folder
-    from nmg.training import stoppable
+    from nmg.training import run_folder, stoppable
 
     from_file = read_settings(args.config) if args.config else {}
     config = build(GenerationConfig, {**from_file, **given_flags(GenerationConfig, args)})
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "Give --model: a folder (make one with nmg new-lm) or a hub id such as t5-small."
         )
-    folder = args.output or output_folder(config, args.name)
+    folder = args.output or run_folder(config, args.name, "generation")
     check_folder(folder, config)
     with stoppable(f"the same command with --output {folder}", folder):
         compare_objectives(config, folder)

@@ -139,6 +139,14 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert "already holds results with another beams" in capsys.readouterr().err
 
 
+def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path, capsys):
+    out = tmp_path / "results"
+    placed = ["--objective", "mass", "--pairs", "2", "--placement", "uniform", "sallient"]
+    assert command(place, out, *placed) == 2
+    assert "did you mean 'salient'" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_adversarial_translation_runs(place, tmp_path, capsys, fused):
     more = []
