@@ -9,6 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def refuse_file(folder: Path) -> None:
+    """See to it that results can be written to a folder, before hours are spent on them.
+
+    Raises:
+        ValueError: if there is a file of that name, or of one that it lies in.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file; --output is a folder to write to.")
+
+
 def check_output(folder: Path) -> None:
     """See to it that a folder can be written and holds nothing yet.
 
@@ -16,9 +27,7 @@ def check_output(folder: Path) -> None:
         ValueError: if it is a file, lies in one, or is not empty.
         OSError: if nothing can be written there.
     """
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file; --output is a folder to write to.")
+    refuse_file(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give another --output.")
     folder = folder.resolve()
@@ -30,11 +39,12 @@ def check_output(folder: Path) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to that takes the place of ``folder`` in the end, and goes on an error."""
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    # Always the same, so that what a kill leaves behind is gone the next time.
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
         yield part
-        part.chmod(0o755)  # mkdtemp lets nobody else read it
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     except BaseException:

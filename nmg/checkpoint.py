@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from envs.adaptation.jobs import BASE
+from envs.folders import whole_folder
 
 AGENT, ADVERSARY = "agent.json", "adversary.json"
 """By these files a folder is known to hold a learned policy: an actor-critic, or a masking module
@@ -78,14 +78,10 @@ def write_checkpoint(
         about: goes to ``run.json``.
     """
     folder = checkpoint_folder(run, episode)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save(part)
-    text = json.dumps({"episode": episode, **about}, indent=2)
-    (part / "run.json").write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with whole_folder(folder) as part:
+        save(part)
+        text = json.dumps({"episode": episode, **about}, indent=2)
+        (part / "run.json").write_text(text + "\n", encoding="utf-8")
     return folder
 
 

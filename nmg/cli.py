@@ -111,9 +111,10 @@ def _is_users(error: Exception) -> bool:
     library is a defect and keeps its traceback. Files and missing extras are the user's.
     """
     if not isinstance(error, ValueError):
-        # safetensors has an error of its own for files that are damaged, or cannot be written.
-        known = isinstance(error, OSError | ModuleNotFoundError)
-        return known or type(error).__name__ == "SafetensorError"
+        from safetensors import SafetensorError
+
+        # The last is safetensors' own, for files that are damaged or cannot be written.
+        return isinstance(error, OSError | ModuleNotFoundError | SafetensorError)
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -167,7 +167,7 @@ def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:
         return {}
     masks = job.masks or []
     masked = sum(int(mask.sum()) for mask in masks)
-    hits = sum(
-        int((mask & best).sum()) for mask, best in zip(masks, deal.informative, strict=False)
-    )
-    return {INFORMATIVE: hits / masked if masked else float("nan")}
+    if not masked:
+        return {INFORMATIVE: float("nan")}
+    pairs = zip(masks, deal.informative, strict=True)
+    return {INFORMATIVE: sum(int((mask & best).sum()) for mask, best in pairs) / masked}

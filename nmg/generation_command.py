@@ -83,7 +83,7 @@ def check_folder(folder: Path, config: GenerationConfig) -> None:
     Raises:
         ValueError: if it holds another one, or is a file.
     """
-    from nmg.training import refuse_file
+    from envs.folders import refuse_file
 
     refuse_file(folder)
     path = folder / "resolved.yaml"

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from nmg.training import refuse_file
+    from envs.folders import refuse_file
 
     if args.seeds < 0 or args.documents < 0:
         raise ValueError("--seeds and --documents count domains and documents; give 0 or more.")

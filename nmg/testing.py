@@ -103,7 +103,7 @@ def check_folder(folder: Path, config: TestingConfig) -> None:
     Raises:
         ValueError: if it holds another run, or is a file.
     """
-    from nmg.training import refuse_file
+    from envs.folders import refuse_file
 
     refuse_file(folder)
     path = folder / "resolved.yaml"

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.folders import refuse_file
 from nmg.config import TrainingConfig, resolve_training
 from nmg.options import (
     ConfigError,
@@ -80,16 +81,6 @@ def run_folder(config: Any, name: str | None, kind: str) -> Path:
     name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
     parts = [Path(str(part)).name for part in (config.data.dataset, config.data.model)]
     return Path("output", *parts, f"{name}_{kind}")
-
-
-def refuse_file(folder: Path) -> None:
-    """See to it that results can be written to a folder, before hours are spent on them.
-
-    Raises:
-        ConfigError: if there is a file of that name.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; --output is a folder to write to.")
 
 
 def check_free(folder: Path) -> None:

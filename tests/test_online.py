@@ -17,15 +17,20 @@ def bed():
     return build_testbed("small")
 
 
-class Leftmost:
-    """Masks the first maskable tokens; writes down what it is told."""
+class Turning:
+    """Masks the last maskable tokens, and the first ones once it was told of so many steps; writes
+    down what it is told."""
 
-    def __init__(self):
-        self.told = []
+    def __init__(self, steps):
+        self.told, self.steps = [], steps
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
         maskable = observation["maskable"].astype(bool)
-        return (maskable & (maskable.cumsum(axis=1) <= observation["budget"])).astype(np.int8), None
+        if len(self.told) < self.steps:
+            rank = maskable[:, ::-1].cumsum(axis=1)[:, ::-1]
+        else:
+            rank = maskable.cumsum(axis=1)
+        return (maskable & (rank <= observation["budget"])).astype(np.int8), None
 
     def feedback(self, observation, mask, token_losses):
         self.told.append(float(token_losses[mask.astype(bool)].mean()))
@@ -33,23 +38,25 @@ class Leftmost:
 
 def test_the_job_has_the_masks_of_the_last_visit(bed):
     made = []
-    masking = OnlineMasking(bed.language_model, lambda seed: made.append(Leftmost()) or made[-1])
     deal = bed.world.deal(seed_of(0, "x", 0))
+    steps = -(-len(deal.contexts) // 8)
+    masking = OnlineMasking(
+        bed.language_model, lambda seed: made.append(Turning(steps)) or made[-1]
+    )
     settings = AdaptationSettings(pretrain_epochs=2, pretrain_batch=8)
     before = bed.language_model.snapshot()
     job = masking_job(
         bed.world, deal, masking, name="x", budget=0.3, settings=settings, run=0, number=0
     )
     assert (bed.language_model.snapshot() == before).all()
-    count = len(deal.contexts)
-    assert len(job.masks) == len(job.contexts) == count
+    assert len(job.masks) == len(job.contexts) == len(deal.contexts)
     assert job.settings == settings  # as many steps as any masking's job
     for context, mask in zip(job.contexts, job.masks, strict=True):
         masked = int(mask.sum())
         assert masked >= 1
         first = np.flatnonzero(context.maskable)[:masked]
         assert (np.flatnonzero(mask) == first).all()
-    assert len(made[0].told) == 2 * -(-count // 8)
+    assert len(made[0].told) == 2 * steps
 
 
 def test_an_adversary_is_scored_like_any_masking(bed):
