@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agents import budgeted
 from agents.attention_block import AttentionBlock
+from agents.real_tokens import RealTokens
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ScoringModule(nn.Module):
         width = settings.width
         self.embedding = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList(
-            AttentionBlock(width, settings.heads, fused=False) for _ in range(settings.layers)
+            AttentionBlock(width, settings.heads) for _ in range(settings.layers)
         )
         self.score = nn.Linear(width, 1)
         nn.init.zeros_(self.score.weight)
@@ -70,9 +71,11 @@ class ScoringModule(nn.Module):
         """Scores, (B, L); padding is not looked at."""
         x_BLW = self.embedding(input_ids_BL)
         x_BLW = x_BLW + _positions(x_BLW.shape[1], x_BLW.shape[2]).to(x_BLW)
+        tokens = RealTokens(real_BL)
+        x_TW = tokens.take(x_BLW)
         for layer in self.layers:
-            x_BLW = layer(x_BLW, real_BL)
-        return self.score(x_BLW).squeeze(-1)
+            x_TW = layer(x_TW, tokens)
+        return tokens.put(self.score(x_TW)).squeeze(-1)
 
 
 def _positions(length: int, width: int) -> Tensor:

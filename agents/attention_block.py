@@ -1,12 +1,16 @@
 """The Transformer block that policies and the adversary score tokens with.
 
-Shapes: B contexts, L tokens, H heads, W width.
+Shapes: T real tokens of all contexts, G contexts of a group, L tokens, H heads, W width, K width
+of a head.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from agents.real_tokens import RealTokens
 
 
 class AttentionBlock(nn.Module):
@@ -15,14 +19,11 @@ class AttentionBlock(nn.Module):
     Args:
         width: W.
         heads: as many as that, or the next smaller number that divides the width.
-        fused: attend by the library's kernel. Written out is several times as fast where gradients
-            are taken on a CPU at the adversary's sizes.
     """
 
-    def __init__(self, width: int, heads: int, *, fused: bool = True) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = next(h for h in range(min(heads, width), 0, -1) if width % h == 0)
-        self.fused = fused
         self.norm = nn.LayerNorm(width)
         self.mix = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -30,15 +31,26 @@ class AttentionBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, x_BLW: Tensor, real_BL: Tensor) -> Tensor:
-        batch, length, width = x_BLW.shape
-        shape = (batch, length, 3, self.heads, width // self.heads)
-        query, key, value = self.mix(self.norm(x_BLW)).view(shape).permute(2, 0, 3, 1, 4)
-        seen_B11L = real_BL[:, None, None, :]
-        if self.fused:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B11L)
+    def forward(self, x_TW: Tensor, tokens: RealTokens) -> Tensor:
+        """New states, (T, W)."""
+        groups = tokens.groups(self.mix(self.norm(x_TW)), self.heads)
+        mixed_TW = tokens.join([(self._attend(x_GLX, real), real) for x_GLX, real in groups])
+        x_TW = x_TW + self.out(mixed_TW)
+        return x_TW + self.feed(x_TW)
+
+    def _attend(self, mixed_GLX: Tensor, real_GL: Tensor) -> Tensor:
+        """Attention within each context, (G, L, W), of its queries, keys and values side by side.
+
+        Written out it is several times as fast on a CPU as the library's kernel with gradients.
+        """
+        shape = (*real_GL.shape, 3, self.heads, -1)
+        query, key, value = mixed_GLX.view(shape).permute(2, 0, 3, 1, 4)
+        hidden_G11L = ~real_GL[:, None, None]
+        if mixed_GLX.device.type != "cpu":
+            output = F.scaled_dot_product_attention(query, key, value, attn_mask=~hidden_G11L)
         else:
-            scores_BHLL = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-            mixed = scores_BHLL.masked_fill(~seen_B11L, -1e9).softmax(dim=-1) @ value
-        x_BLW = x_BLW + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x_BLW + self.feed(x_BLW)
+            scores_GHLL = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+            if hidden_G11L.any():
+                scores_GHLL = scores_GHLL.masked_fill(hidden_G11L, -torch.inf)
+            output = scores_GHLL.softmax(dim=-1) @ value
+        return output.transpose(1, 2).flatten(2)

@@ -21,6 +21,7 @@ from agents import budgeted
 from agents.attention_block import AttentionBlock
 from agents.contexts import Contexts
 from agents.features import TokenFeatures
+from agents.real_tokens import RealTokens
 from agents.settings import AgentSettings
 
 SHORTCUT_GAIN = 10.0
@@ -57,14 +58,17 @@ class MaskingNetwork(nn.Module):
             nn.init.zeros_(self.shortcut.weight)
 
     def forward(self, phi_BLD: Tensor, input_ids_BL: Tensor, real_BL: Tensor) -> Tensor:
-        """Scores (B, L): unnormalised log-probabilities of masking each token."""
-        x_BLW = self.project(phi_BLD)
+        """Scores (B, L): unnormalised log-probabilities of masking each token. What padding gets
+        means nothing."""
+        tokens = RealTokens(real_BL)
+        phi_TD = tokens.take(phi_BLD)
+        x_TW = self.project(phi_TD)
         if self.table is not None:
-            x_BLW = x_BLW + self.table(input_ids_BL)
-        scores_BL = self.score(self.block(x_BLW, real_BL)).squeeze(-1)
+            x_TW = x_TW + self.table(tokens.take(input_ids_BL[..., None]).squeeze(-1))
+        scores_T1 = self.score(self.block(x_TW, tokens))
         if self.shortcut is not None:
-            scores_BL = scores_BL + SHORTCUT_GAIN * self.shortcut(phi_BLD).squeeze(-1)
-        return scores_BL
+            scores_T1 = scores_T1 + SHORTCUT_GAIN * self.shortcut(phi_TD)
+        return tokens.put(scores_T1).squeeze(-1)
 
     def state_value(self, phi_BLD: Tensor, real_BL: Tensor) -> Tensor:
         """Expected credit of a token masked in each context, (B,), from mean-pooled states."""

@@ -29,7 +29,7 @@ from inner_loop_parts.sides import SIDES
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LARGE = ("bert-base",)
-"""Sizes of which our side, too, runs a few steps only, and all sides one round."""
+"""Sizes of which our side, too, runs a few steps only, all sides one round, and jobs alone."""
 EXTRAS = ("linearity", "shares", "testbed", "cores")
 
 
@@ -111,12 +111,13 @@ def _case(
     place: Path,
     model: dict[str, int],
 ) -> dict[str, Any]:
-    from inner_loop_parts.measure import measure_case
+    from inner_loop_parts.measure import measure_agents, measure_case
 
     few = 0 if args.whole else args.steps
     ours = few if size in LARGE else 0
+    workload = _workload(args, task, examples, tokenizer, place)
     found = measure_case(
-        _workload(args, task, examples, tokenizer, place),
+        workload,
         model,
         args.sides,
         steps={"plain": few, "common": few, "fp32": ours, "bf16": ours},
@@ -124,7 +125,17 @@ def _case(
         device=args.device,
         say=_say,
     )
-    return {"size": size, "task": task, "model": model, **found}
+    case = {"size": size, "task": task, "model": model, **found}
+    if size not in LARGE:
+        case["agents"] = measure_agents(
+            workload,
+            args.sides,
+            steps=args.steps,
+            repeats=args.repeats,
+            device=args.device,
+            say=_say,
+        )
+    return case
 
 
 def _workload(args: Any, task: str, examples: Any, tokenizer: Any, place: Path) -> Any:

@@ -67,10 +67,15 @@ def test_all_sides_run_the_same_job(benchmark, monkeypatch, tmp_path, capsys) ->
             (stages,) = side["stages"]
             assert all(cpu > 0 for _, cpu in stages.values())
         assert all(operations > 0 for operations in case["needed"].values())
+        assert set(case["agents"]) == {"plain", "fp32", "bf16"}
+        for (stages,) in case["agents"].values():
+            assert all(cpu > 0 for _, cpu in stages.values())
     for shares in results["extras"]["shares"].values():
         assert shares["matrix products"] > 0
         assert sum(shares.values()) == pytest.approx(1)
-    assert "times faster than plain" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "times faster than plain" in printed
+    assert "processor seconds of one episode" in printed
     assert (tmp_path / "performance.png").stat().st_size > 1000
     page = (tmp_path / "performance.md").read_text()
     assert "### toy, classification" in page

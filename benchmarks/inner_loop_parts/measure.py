@@ -11,7 +11,7 @@ import numpy as np
 
 from inner_loop_parts.clock import Step
 from inner_loop_parts.limit import needed
-from inner_loop_parts.sides import RATE, Side
+from inner_loop_parts.sides import AGENTS, RATE, Side
 from inner_loop_parts.workload import STAGES, Workload
 
 Say = Callable[[str], None]
@@ -76,6 +76,33 @@ def _warm(side: Side, workload: Workload, is_scaled: bool) -> dict[str, Any]:
     # A process runs thousands of jobs; its first, which fetch memory, are not what a job costs.
     for _ in range(2):
         side.ask("run", small if is_scaled else workload)
+    return found
+
+
+def measure_agents(
+    workload: Workload,
+    sides: Sequence[str],
+    *,
+    steps: int,
+    repeats: int,
+    device: str,
+    say: Say,
+) -> dict[str, list[dict[str, tuple[float, float]]]]:
+    """By side, seconds (wall, cpu) of what an episode is beside its score jobs, once a repeat."""
+    running: dict[str, Side] = {}
+    found: dict[str, list[dict[str, tuple[float, float]]]] = {}
+    try:
+        for name in [name for name in sides if name in AGENTS]:
+            say(f"  {AGENTS[name]} fills its memory")
+            running[name] = Side(AGENTS[name], workload, device)
+            running[name].ask("open")
+            found[name] = []
+        for repeat in range(repeats):
+            for name in _rotated(list(running), repeat):
+                found[name].append(running[name].ask("agent", steps))
+    finally:
+        for side in running.values():
+            side.close()
     return found
 
 

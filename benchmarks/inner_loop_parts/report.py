@@ -19,6 +19,8 @@ NAMES = {
     "bf16": "ours, bfloat16",
 }
 CPU, WALL = 1, 0
+JOBS = 3
+"""Of an episode."""
 
 
 def write(results: Mapping[str, Any], folder: Path) -> str:
@@ -115,7 +117,36 @@ def _case(case: Mapping[str, Any]) -> list[str]:
             shares.append(f"{precision} {spread(reached, '{:.0%}')}")
     if shares:
         lines += ["", f"Share of the limit that ours reaches: {', '.join(shares)}."]
+    if case.get("agents"):
+        lines += ["", *table(_episode_rows(case))]
     return lines
+
+
+def episodes(case: Mapping[str, Any], side: str, kind: int) -> list[float]:
+    """Seconds of whole episodes, one a repeat: the jobs of player, opponent and random masks, and
+    what else there is."""
+    jobs = seconds(case["sides"][side], None, kind)
+    return [JOBS * job + rest for job, rest in zip(jobs, rests(case, side, kind), strict=True)]
+
+
+def rests(case: Mapping[str, Any], side: str, kind: int) -> list[float]:
+    """Seconds of what an episode is beside its jobs, one a repeat."""
+    return [sum(times[kind] for times in stages.values()) for stages in case["agents"][side]]
+
+
+def _episode_rows(case: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["processor seconds of one episode", "three jobs", "masking and learning", "whole"]]
+    rows[0] += ["times faster than plain", "by wall time"]
+    for name in case["agents"]:
+        jobs, rest = seconds(case["sides"][name], None, CPU), rests(case, name, CPU)
+        row = [NAMES[name], _number(JOBS * median(jobs)), _number(median(rest))]
+        row += [_number(median(episodes(case, name, CPU)))]
+        if "plain" in case["agents"] and name != "plain":
+            for kind in (CPU, WALL):
+                pairs = zip(episodes(case, "plain", kind), episodes(case, name, kind), strict=True)
+                row.append(spread([a / b for a, b in pairs], "{:.1f}"))
+        rows.append(row + [""] * (len(rows[0]) - len(row)))
+    return rows
 
 
 def _ratio_rows(case: Mapping[str, Any], sides: Sequence[str]) -> list[list[str]]:

@@ -11,6 +11,8 @@ from inner_loop_parts.workload import Workload
 SIDES = ("plain", "common", "fp32", "bf16")
 """The last two are ours."""
 RATE = "rate"
+AGENTS = {"plain": "plain, agent", "fp32": "fp32, agent", "bf16": "bf16, agent"}
+"""Sides that have an agent, and what does what of an episode is not a score job."""
 
 
 class Side:
@@ -65,7 +67,8 @@ class Desk:
         self.side: Any = None
 
     def answer(self, what: str, value: Any) -> Any:
-        """To ``open`` (memory in MB), ``run`` (steps and memory), ``first_loss`` and ``rate``."""
+        """To ``open`` (memory in MB), ``run`` (steps and memory), ``first_loss``, ``rate`` and
+        ``agent`` (seconds)."""
         from inner_loop_parts.clock import peak_memory
 
         if what == "open":
@@ -104,6 +107,12 @@ def _open(name: str, workload: Workload | None, device: str) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     assert workload is not None
+    if name in AGENTS.values():
+        from inner_loop_parts.episode import OurAgent, PlainAgent
+
+        if name == AGENTS["plain"]:
+            return PlainAgent(workload, device)
+        return OurAgent(workload, device, "bf16" if name == AGENTS["bf16"] else "fp32")
     if name == "plain":
         from inner_loop_parts.plain import Plain
 

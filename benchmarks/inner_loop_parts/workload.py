@@ -21,7 +21,7 @@ from envs.adaptation.scorer import (
     seed_everything,
     shuffled_batches,
 )
-from envs.text.corpus import build_corpus
+from envs.text.corpus import Context, build_corpus
 from envs.text.corruption import corrupt
 from envs.text.examples import QuestionExample, TextExample
 
@@ -30,6 +30,8 @@ RELOAD = "save and reload"
 STAGES = (PRETRAINING, RELOAD, FINETUNING, EVALUATION)
 WINDOW, BUDGET, CLASSES = 510, 0.05, 6
 EVALUATION_BATCH = 8
+EARLIER = 7
+"""Episodes whose masked tokens, with this one's, are the 2,000 from which on the original learns."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Workload:
         labels: of classification.
         folder: where the weights and the tokenizer are.
         padded: lengths to which the original pads: contexts, features.
+        earlier: contexts of earlier episodes.
     """
 
     job: ScoreJob
@@ -49,6 +52,7 @@ class Workload:
     labels: tuple[str, ...]
     folder: Path
     padded: tuple[int, int]
+    earlier: Sequence[Context] = ()
 
     def cut(self, steps: int) -> Workload:
         """The first batches of each stage, one epoch."""
@@ -64,7 +68,7 @@ class Workload:
             settings,
             job.seed,
         )
-        return replace(self, job=small)
+        return replace(self, job=small, earlier=())
 
     def batches(self) -> dict[str, list[np.ndarray]]:
         """Rows of every step of every stage, as the scorer orders them."""
@@ -152,8 +156,9 @@ def make_workload(
     rng = np.random.default_rng(seed)
     paragraphs = sorted({example.context for example in examples})
     rng.shuffle(paragraphs)
-    corpus = build_corpus(paragraphs[: contexts + 20], tokenizer, WINDOW)
-    chosen = list(corpus)[:contexts]
+    corpus = build_corpus(paragraphs[: (EARLIER + 1) * contexts + 20], tokenizer, WINDOW)
+    whole = len(corpus) // contexts * contexts
+    chosen, earlier = corpus.contexts[:contexts], corpus.contexts[contexts:whole]
     masks = [_random_mask(context.maskable, rng) for context in chosen]
     pool: Sequence[Any] = examples if task == "qa" else _labelled(examples)
     labels = tuple(sorted({example.label for example in pool})) if task != "qa" else ()
@@ -163,7 +168,8 @@ def make_workload(
     train, score = features[:questions], features[questions : 2 * questions]
     settings = AdaptationSettings(finetune_epochs=1 if task == "qa" else 5)
     job = ScoreJob(chosen, masks, train, score, settings, seed)
-    return Workload(job, task, labels, folder, (WINDOW + 2, 384 if task == "qa" else 256))
+    padded = WINDOW + 2, 384 if task == "qa" else 256
+    return Workload(job, task, labels, folder, padded, earlier[: EARLIER * contexts])
 
 
 def _random_mask(maskable: np.ndarray, rng: np.random.Generator) -> np.ndarray:
