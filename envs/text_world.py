@@ -11,7 +11,8 @@ import numpy as np
 
 from envs.adaptation.jobs import Feature, Task
 from envs.text.corpus import build_corpus
-from envs.text.examples import QuestionExample, TextExample, example_text
+from envs.text.examples import QuestionExample, TextExample, example_group, example_text
+from envs.text.overlap import without_overlap
 from envs.world import Deal
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class TextWorld:
 
     The texts of the examples are the documents. A fixed share of them, the same in each stratum
     (label or article), is held out: their examples are the score set, and they are never masked.
+    What belongs together (the turns of a dialogue, one sentence with other entities marked) is held
+    out together.
     An episode samples contexts from the rest and fine-tunes on the examples of just these
     (Kang et al. 2020), unless there are documents of another origin or a fixed labelled subset.
 
@@ -37,8 +40,9 @@ class TextWorld:
         task: makes features of the examples.
         examples: of the training file; nothing else may choose a policy.
         tokenizer: cuts the documents into contexts.
-        documents: mask these instead of the texts of the examples (an unlabelled domain corpus);
-            fine-tuning examples then are any of those not held out.
+        documents: mask these instead of the texts of the examples (an unlabelled domain corpus),
+            but for those that hold a held-out text or are part of one; fine-tuning examples then
+            are any of those not held out.
         window: content tokens of a context.
         contexts_per_episode: B; fewer only if the corpus has fewer.
         examples_per_episode: fine-tuning examples of an episode at most; ``None`` for no limit.
@@ -92,13 +96,15 @@ class TextWorld:
 
         rng = np.random.default_rng(split_seed)
         texts = [text(example) for example in examples]
+        groups = [example_group(example, text) for example in examples]
         strata = [stratum(example) for example in examples]
-        held = held_out_texts(texts, strata, held_out, rng)
-        inside = [i for i, name in enumerate(texts) if name in held]
+        held = held_out_groups(groups, strata, held_out, rng)
+        inside = [i for i, name in enumerate(groups) if name in held]
+        held_texts = {texts[i] for i in inside}
         if score_examples is not None:
             chosen = stratified_sample([strata[i] for i in inside], score_examples, rng)
             inside = [inside[c] for c in chosen]
-        outside = [i for i, name in enumerate(texts) if name not in held]
+        outside = [i for i, name in enumerate(groups) if name not in held]
         self.score_examples = [examples[i] for i in inside]
         self.examples = [examples[i] for i in outside]
 
@@ -115,7 +121,7 @@ class TextWorld:
         for number, i in enumerate(outside):
             self._of_text[texts[i]].append(number)
         own = list(self._of_text)
-        self.documents = own if documents is None else [d for d in documents if d not in held]
+        self.documents = own if documents is None else without_overlap(documents, held_texts)
         self.corpus = build_corpus(self.documents, tokenizer, window)
         self.contexts_per_episode = min(contexts_per_episode, len(self.corpus))
         self._features: dict[int, list[Feature]] = {}
@@ -155,18 +161,18 @@ class TextWorld:
         return [feature for number in numbers for feature in self._features[number]]
 
 
-def held_out_texts(
-    texts: Sequence[str], strata: Sequence[str], share: float, rng: np.random.Generator
+def held_out_groups(
+    groups: Sequence[str], strata: Sequence[str], share: float, rng: np.random.Generator
 ) -> set[str]:
-    """A stratified share of the different texts, at least one, never all.
+    """A stratified share of the different groups, at least one, never all.
 
     Raises:
-        ValueError: if there are fewer than two different texts, or the share is not between 0
+        ValueError: if there are fewer than two different groups, or the share is not between 0
             and 1.
     """
     if not 0 < share < 1:
         raise ValueError(f"held_out is {share}; it is a share, above 0 and below 1.")
-    stratum_of = dict(zip(texts, strata, strict=True))
+    stratum_of = dict(zip(groups, strata, strict=True))
     unique = list(stratum_of)
     if len(unique) < 2:
         raise ValueError(

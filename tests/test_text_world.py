@@ -18,7 +18,7 @@ from envs.building import build_text_world
 from envs.models.language_model import LanguageModel
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
-from envs.text.examples import QuestionExample, TextExample
+from envs.text.examples import GenerationExample, QuestionExample, TextExample
 from envs.text_world import TextWorld, example_stratum, stratified_sample
 
 PLACES = ("arden", "holt", "marl", "wick", "thorn", "leigh")
@@ -77,6 +77,49 @@ def test_what_is_scored_is_never_masked_nor_trained_on(tiny_tokenizer, make):
         assert not ids(deal.train) & scored
     held = {getattr(e, "text", None) or e.context for e in world.score_examples}
     assert not held & set(world.documents)
+
+
+def test_what_belongs_together_is_held_out_together(tiny_tokenizer):
+    marked = [
+        TextExample(f"{n}-{k}", sentence.format(*marks), "bridge")
+        for n in range(12)
+        for k, marks in enumerate([("<< bridge >>", "river"), ("bridge", "[[ River ]]")])
+        for sentence in [f"The {{}} number {n} over the {{}} is long."]
+    ]
+    task = Classification(tiny_tokenizer, ("bridge", "river"), 32)
+    world = TextWorld(task, marked, tiny_tokenizer, window=20, held_out=0.3)
+    sides = [
+        {e.id.partition("-")[0] for e in part} for part in (world.examples, world.score_examples)
+    ]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+    turns = [
+        GenerationExample(f"{d}-{t}", f"turn {t} of dialogue {d}", ("so",), group=f"dialogue {d}")
+        for d in range(10)
+        for t in range(3)
+    ]
+    world = TextWorld(task, turns, tiny_tokenizer, window=20, held_out=0.3)
+    sides = [{e.group for e in part} for part in (world.examples, world.score_examples)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_documents_with_scored_text_are_not_masked(tiny_tokenizer):
+    names = [" ".join(f"word{n}x{k}" for k in range(12)) for n in range(10)]
+    examples = [TextExample(str(n), f"<< {name} >>.", "river") for n, name in enumerate(names)]
+    apart = ["another text without any of these words, though it is a long one", "short"]
+    documents = [
+        *apart,
+        *(f"Before it, {name.upper()}; and after." for name in names),
+        *(name.partition(" ")[2] for name in names),
+    ]
+    task = Classification(tiny_tokenizer, ("bridge", "river"), 32)
+    world = TextWorld(task, examples, tiny_tokenizer, window=20, held_out=0.3, documents=documents)
+    held = {int(example.id) for example in world.score_examples}
+    assert len(held) == 3
+    kept = [*apart, *(d for i, d in enumerate(documents[2:]) if i % 10 not in held)]
+    assert world.documents == kept
 
 
 def test_fine_tuning_examples_are_those_of_the_sampled_contexts(tiny_tokenizer):

@@ -31,7 +31,7 @@ STAGES = (PRETRAINING, RELOAD, FINETUNING, EVALUATION)
 WINDOW, BUDGET, CLASSES = 510, 0.05, 6
 EVALUATION_BATCH = 8
 EARLIER = 7
-"""Episodes whose masked tokens, with this one's, are the 2,000 from which on the original learns."""
+"""Earlier episodes: with this one, of 2,000 masked tokens, from which on the original learns."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from envs.text.examples import (
-    GenerationExample,
     Loaded,
     QuestionExample,
     TextExample,
-    example_text,
+    example_group,
 )
 from envs.text.files import DataError
 from envs.text.hub import PREFIX, hub_splits
@@ -158,7 +157,7 @@ def _test_part(
 def split_by_group(
     examples: Sequence[Any],
 ) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
-    """Train, dev and test of a single set; examples of one article stay together.
+    """Train, dev and test of a single set; examples of one article or group stay together.
 
     Which group goes where depends on the groups' names alone, so every run splits alike.
     """
@@ -180,13 +179,11 @@ def split_by_group(
 
 
 def _grouping(examples: Sequence[Any]) -> Callable[[Any], str]:
-    if isinstance(examples[0], QuestionExample):
-        # One title for everything (or none) says nothing; paragraphs are the next best.
-        if len({example.title for example in examples}) >= _MIN_TITLES:
-            return lambda example: example.title
-    elif isinstance(examples[0], GenerationExample) and examples[0].group:
-        return lambda example: example.group
-    return example_text
+    # One title for everything (or none) says nothing; paragraphs are the next best.
+    questions = isinstance(examples[0], QuestionExample)
+    if questions and len({example.title for example in examples}) >= _MIN_TITLES:
+        return lambda example: example.title
+    return example_group
 
 
 def _labels(examples: Sequence[Any]) -> tuple[str, ...]:

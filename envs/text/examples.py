@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,3 +81,20 @@ def example_text(example: Any) -> str:
     if isinstance(example, QuestionExample):
         return example.context
     return example.text if isinstance(example, TextExample) else example.source
+
+
+def plain_words(text: str) -> str:
+    """The words of a text, without marks around them, case and spacing; itself if it has none."""
+    return " ".join(re.findall(r"\w+", text.lower())) or text
+
+
+def example_group(example: Any, text: Callable[[Any], str] = example_text) -> str:
+    """What stays in one split with everything alike: a dialogue, else the words of the text (the
+    same sentence with other entities marked is the same sentence).
+
+    Args:
+        example: of any task.
+        text: the text of an example.
+    """
+    named = example.group if isinstance(example, GenerationExample) else ""
+    return named or plain_words(text(example))
