@@ -190,7 +190,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
         """Learn what a whole episode says: frequencies, basis, critic, replay, opponent."""
         contexts = episode.contexts()
-        runs = read_runs(info, episode, self.settings.metric, self._headline)
+        runs = read_runs(info, episode, *self._metric(info))
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
         self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
         if all(map(math.isfinite, runs.scores.values())):
@@ -220,9 +220,16 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             self.experience.remember(RIVAL, rival, contexts, runs, rival_log_probs_BL)
         self._untrained += 1
 
-    def _headline(self) -> str:
+    def _metric(self, info: dict[str, Any]) -> tuple[str, set[str]]:
+        """What is learned from, and the metrics of which less is better."""
         assert self.env is not None
-        return str(self.env.get_attr("headline", indices=0)[0])
+        metric = self.settings.metric
+        if metric == "headline" and "scores" in info:
+            metric = str(self.env.get_attr("headline", indices=0)[0])
+        directions = {"nll": False}
+        if self.env.has_attr("higher_is_better"):
+            directions |= self.env.get_attr("higher_is_better", indices=0)[0]
+        return metric, {name for name, higher in directions.items() if not higher}
 
     def _setup_learn(
         self, total: int, callback: Any = None, reset_num_timesteps: bool = True, *rest: Any
@@ -313,6 +320,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """Go on as if never stopped: ``learn(..., reset_num_timesteps=False)`` afterwards.
 
         Needs the same settings and seed, and an environment that continues at
-        ``reset(options={"episode": n})``. Unfinished episodes are played anew.
+        ``reset(options={"episode": n})``. An opponent that was attached is attached again,
+        unfinished episodes are played anew. Several environments go on exactly only if all their
+        episodes have one length.
         """
         persistence.load_state(self, Path(folder))

@@ -135,7 +135,9 @@ def adversarial_loss(
     log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL)
     chosen_N = log_probs_BL[mask_BL]
     gain = (advantage_BL[mask_BL].detach() * chosen_N).sum() / max(1, len(chosen_N))
-    most_B = maskable_BL.sum(dim=1).clamp(min=2).log()
-    entropy_B = budgeted.entropy(log_probs_BL) / most_B
+    count_B = maskable_BL.sum(dim=1)
+    # Where there is at most one token to choose there is no choice to be made evenly.
+    choice_B = (count_B > 1).float()
+    entropy_B = budgeted.entropy(log_probs_BL) / count_B.clamp(min=2).log() + (1 - choice_B)
     below = (settings.entropy_floor - entropy_B).clamp(min=0).mean()
     return settings.floor_weight * below - gain, entropy_B.mean().detach()

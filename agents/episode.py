@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,6 @@ from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.policy import CHUNK_TOKENS, MaskingNetwork, draw
 from agents.self_play import AGENT, Lean, lean_scores
-
-LOWER_IS_BETTER = frozenset({"nll"})
 
 
 class PlayedEpisode:
@@ -91,7 +89,7 @@ class Runs:
 
 
 def read_runs(
-    info: Mapping[str, Any], episode: PlayedEpisode, metric: str, headline: Callable[[], str]
+    info: Mapping[str, Any], episode: PlayedEpisode, metric: str, lower: Collection[str]
 ) -> Runs:
     """What the last ``info`` of an episode says.
 
@@ -100,8 +98,8 @@ def read_runs(
     Args:
         info: of the last step.
         episode: as it was played.
-        metric: to learn from; for ``headline``, the one that is asked for.
-        headline: asked for the name of the environment's own metric.
+        metric: to learn from.
+        lower: metrics of which less is better.
 
     Raises:
         ValueError: if there are scores but not of this metric.
@@ -109,8 +107,6 @@ def read_runs(
     played_BL = episode.masks()
     if "scores" not in info:
         return Runs({AGENT: played_BL}, {AGENT: episode.reward})
-    if metric == "headline":
-        metric = headline()
     given = info.get("masks", {})
     scores, masks = {}, {}
     for name, metrics in info["scores"].items():
@@ -120,7 +116,7 @@ def read_runs(
                 f"{', '.join(sorted(metrics))}; set 'metric' to one of these."
             )
         score = float(metrics[metric])
-        scores[name] = -score if metric in LOWER_IS_BETTER else score
+        scores[name] = -score if metric in lower else score
         fallback = played_BL if name == AGENT else np.zeros_like(played_BL)
         mask = given.get(name)
         masks[name] = fallback if mask is None else np.asarray(mask).astype(bool)

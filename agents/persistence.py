@@ -57,6 +57,7 @@ def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
         "length": int(np.prod(agent.action_space.shape)),  # type: ignore[arg-type]
         "vocab_size": vocabulary(agent.observation_space),
         "states": agent.provider is not None,
+        "vocabulary": getattr(agent.provider, "vocabulary", None),
         "seed": agent.seed,
         "run_seed": agent.run_seed,
     }
@@ -77,6 +78,7 @@ def load_agent(
             f"The agent in '{folder}' reads language-model states; "
             "give token_features, made with the language model that it was trained with."
         )
+    _check_vocabulary(folder, about.get("vocabulary"), token_features)
     settings = about["settings"]
     settings["inputs"] = tuple(settings["inputs"])
     length, vocab_size = about["length"], about["vocab_size"]
@@ -101,6 +103,20 @@ def load_agent(
         )
     _fill(agent, folder)
     return agent
+
+
+def _check_vocabulary(folder: Path, made_for: str | None, provider: StateProvider | None) -> None:
+    """See to it that token ids mean the same, where both sides say what they mean.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    found = getattr(provider, "vocabulary", None)
+    if made_for and found and made_for != found:
+        raise ValueError(
+            f"The agent in '{folder}' was trained with another tokenizer, whose ids are other "
+            "words; give the language model that it was trained with, or one adapted from it."
+        )
 
 
 def _fill(agent: MaskingActorCritic, folder: Path) -> None:
@@ -134,6 +150,7 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
         "opponent_rngs": [o.generator.bit_generator.state for o in agent.players.opponents],
         "counters": counters,
         "episodes": agent.rollouts.begun - episodes,
+        "attached": agent.players.attached,
     }
     (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
@@ -148,6 +165,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
             f"The state in '{folder}' was saved with another {', '.join(changed)}; "
             "resume with the settings and the seed that the run was started with."
         )
+    _check_vocabulary(folder, about.get("vocabulary"), agent.provider)
     length = int(np.prod(agent.action_space.shape))  # type: ignore[arg-type]
     if about["length"] != length:
         raise ValueError(
@@ -175,6 +193,8 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     agent.rollouts.begun = state["episodes"]
     agent._last_obs = None
     if agent.env is not None:
+        if state.get("attached"):
+            agent.attach_opponent()
         # The next reset deals the episode that would have come next.
         agent.env.seed(agent.seed)
         agent.env.set_options({"episode": agent.rollouts.begun // agent.n_envs})

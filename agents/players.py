@@ -27,6 +27,7 @@ class Players:
         networks: the agent's; with a frozen or learning opponent, that one's too.
         optimizers: of those that learn.
         opponents: one for each environment; all score with the last network.
+        attached: whether they are references of an environment.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Players:
         device: torch.device,
     ) -> None:
         self.features, self.settings = features, settings
+        self.attached = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             policy = MaskingPolicy(
@@ -79,6 +81,7 @@ class Players:
                     "or self_play='none'."
                 )
             references[OPPONENT] = opponent
+        self.attached = True
 
     def rival_log_probs(self, index: int, contexts: Contexts) -> np.ndarray:
         """Log-probability with which a learning opponent drew each token first, (B, L)."""

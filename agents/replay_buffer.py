@@ -185,6 +185,12 @@ class MaskReplayBuffer(BaseBuffer):
     def _remember(self, contexts: Contexts) -> np.ndarray:
         """Row of each context in the table; new ones replace the oldest."""
         ids = contexts.context_ids.tolist()
+        for key, ids_L in zip(ids, contexts.input_ids, strict=True):
+            # Two texts may share an id that is a hash: the newer one takes its place.
+            if key in self._rows and (self._table["input_ids"][self._rows[key]] != ids_L).any():
+                row = self._rows.pop(key)
+                self._table["ids"][row] = -1
+                self._forget(np.array([row]))
         # Contexts of this very episode must not push one another out: drop old rows first.
         new = {key: i for i, key in enumerate(ids) if key not in self._rows}
         kept = {self._rows[key] for key in ids if key in self._rows}
@@ -194,9 +200,10 @@ class MaskReplayBuffer(BaseBuffer):
                 free.append(self._next_row)
             self._next_row = (self._next_row + 1) % self.table_size
         rows, first = np.array(free, dtype=np.int64), np.array(list(new.values()), dtype=np.int64)
-        for old in self._table["ids"][rows].tolist():
-            self._rows.pop(old, None)
-        self._plays["row"][np.isin(self._plays["row"], rows)] = -1
+        for old, row in zip(self._table["ids"][rows].tolist(), rows.tolist(), strict=True):
+            if self._rows.get(old) == row:
+                del self._rows[old]
+        self._forget(rows)
         self._rows.update(zip(new, free, strict=True))
         table = self._table
         table["ids"][rows] = contexts.context_ids[first]
@@ -206,6 +213,10 @@ class MaskReplayBuffer(BaseBuffer):
         table["maskable"][rows] = np.packbits(contexts.maskable[first], axis=1)
         table["budget"][rows] = contexts.budget[first]
         return np.array([self._rows[key] for key in ids])
+
+    def _forget(self, rows: np.ndarray) -> None:
+        """Drop the plays of some rows of the table."""
+        self._plays["row"][np.isin(self._plays["row"], rows)] = -1
 
     def sample_contexts(self, batch_size: int) -> ReplayBatch:
         """Contexts of the agent's plays, drawn evenly."""

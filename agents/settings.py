@@ -37,7 +37,8 @@ class AgentSettings:
 
     metric: str = "nll"
     """The score learned from: a key of ``info["scores"]``, or ``headline`` for the environment's
-    own. ``nll`` is lower-is-better, all others higher-is-better."""
+    own. Whether more or less of it is better is what ``env.higher_is_better`` says; without a word
+    there, of ``nll`` less is, of all others more."""
     reward: Literal["difference", "sign"] = "difference"
     """What two scores on the same data say: their difference, or only which is better."""
     critic: Literal["decomposed", "state-value"] = "decomposed"

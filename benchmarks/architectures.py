@@ -143,6 +143,7 @@ def play(task: str, dataset: Path, model: Path) -> str:
     scores = info["scores"]["agent"]
     assert all(map(math.isfinite, scores.values())), scores
     assert reward != 0, "the masks made no difference"
+    env.executor.scores.clear()  # else it would remember
     env.reset(seed=0)
     assert env.step_episode(masks)[1] == reward, "the same episode gave another reward"
     return f"{reward:+.2g}"

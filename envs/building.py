@@ -91,14 +91,13 @@ def build_text_world(
     made = build_task(
         splits, language_model, max_length=max_length, stride=stride, pad=pad, pooling=pooling
     )
-    room = language_model.max_length - tokenizer.num_special_tokens_to_add()
     paper = QA_WINDOW if task == "qa" else CLASSIFICATION_WINDOW
     world = TextWorld(
         made,
         splits.train,
         tokenizer,
         documents=documents,
-        window=min(window or paper, room),
+        window=language_model.window(paper if window is None else window),
         contexts_per_episode=contexts_per_episode,
         examples_per_episode=examples_per_episode,
         score_examples=score_examples,
@@ -145,6 +144,9 @@ def make_text_env(
     of_world = {name: options.pop(name) for name in list(options) if name in names}
     world, made = build_text_world(task, dataset, language_model, **of_world)
     options = {"headline": made.headline, "higher_is_better": made.higher_is_better} | options
+    if options["headline"] not in options["higher_is_better"]:
+        known = ", ".join(options["higher_is_better"])
+        raise ValueError(f"headline is {options['headline']!r}; the task's metrics are {known}.")
     return MaskingEnv(world, SerialExecutor(Scorer(language_model, made)), **options)
 
 

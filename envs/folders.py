@@ -9,30 +9,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def refuse_file(folder: Path) -> None:
-    """See to it that results can be written to a folder, before hours are spent on them.
+def check_writable(folder: Path) -> None:
+    """See to it that results can be written to a folder, before hours are spent on them; leaves no
+    trace.
 
     Raises:
-        ValueError: if there is a file of that name, or of one that it lies in.
+        ValueError: if it is a file, lies in one, or nothing can be written there.
     """
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"{place} is a file; --output is a folder to write to.")
+    place = next(place for place in (folder, *folder.resolve().parents) if place.is_dir())
+    try:
+        Path(tempfile.mkdtemp(dir=place)).rmdir()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(
+            f"{folder} cannot be written ({reason}); give another --output."
+        ) from error
 
 
 def check_output(folder: Path) -> None:
     """See to it that a folder can be written and holds nothing yet.
 
     Raises:
-        ValueError: if it is a file, lies in one, or is not empty.
-        OSError: if nothing can be written there.
+        ValueError: if it is a file, lies in one, is not empty, or nothing can be written there.
     """
-    refuse_file(folder)
+    check_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give another --output.")
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    Path(tempfile.mkdtemp(dir=folder.parent)).rmdir()
 
 
 @contextmanager

@@ -31,6 +31,11 @@ def episode_seed(run: int, episode: int, role: str, *index: int) -> np.random.Se
     return np.random.SeedSequence(run, spawn_key=(episode, zlib.crc32(role.encode()), *index))
 
 
+class RenderModeError(ValueError, TypeError):
+    """There is no such render mode. (A TypeError makes Stable-Baselines3, which asks for pictures
+    when it makes an environment by its id, ask again without.)"""
+
+
 class MaskingEnv(gym.Env[Any, np.ndarray]):
     """Choose which words of a set of contexts a language model is to predict.
 
@@ -108,7 +113,11 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         if continual_reset_every is not None and continual_reset_every < 1:
             raise ValueError(f"continual_reset_every is {continual_reset_every}; give 1 or more.")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be 'ansi', 'human' or None.")
+            raise RenderModeError(
+                f"render_mode is {render_mode!r}; it must be 'ansi', 'human' or None."
+            )
+        if not isinstance(settings, AdaptationSettings | None):
+            raise ValueError(f"settings is {settings!r}; give envs.AdaptationSettings(...).")
         self.world = world
         self.executor = executor
         self.settings = settings or AdaptationSettings()

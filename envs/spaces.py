@@ -40,7 +40,8 @@ def token_budget(context: Context, share: float) -> int:
     The share is of the real tokens, special ones included, rounded down, and at least one token
     (Kang et al. 2020); never more than there are maskable tokens.
     """
-    return min(max(1, int(share * len(context))), int(context.maskable.sum()))
+    whole = int(share * len(context) + 1e-9)  # 0.29 of 100 is 28.999999999999996
+    return min(max(1, whole), int(context.maskable.sum()))
 
 
 def pad_contexts(

@@ -81,6 +81,11 @@ class TextWorld:
         text: Callable[[Any], str] = example_text,
         stratum: Callable[[Any], str] = example_stratum,
     ) -> None:
+        if isinstance(documents, str):
+            raise ValueError(
+                "documents is one string; give a list of texts, such as "
+                "envs.text.readers.read_documents(FILE) gives."
+            )
         _check_sizes(
             window=window,
             contexts_per_episode=contexts_per_episode,

@@ -17,7 +17,8 @@ from envs.adaptation.adapting import AdaptingSettings
 from envs.folders import check_output, whole_folder
 from nmg.checkpoint import MASKING, chosen_checkpoint, write_text
 from nmg.comparison import finite
-from nmg.new_lm_command import training_texts
+from nmg.limits import refuse_diverged
+from nmg.new_lm_command import add_source, refuse_tables, training_texts
 from nmg.online import ADVERSARIAL
 from nmg.options import ConfigError, add_flags, build, differences, given_flags
 
@@ -73,15 +74,13 @@ def add_parser(subparsers: Any) -> None:
         help="further pre-train a model and save it",
         description="Further pre-train a masked language model on a corpus, with masks of any "
         "strategy, of a learned policy, or of an adversary that learns on the way; save it as a "
-        "folder that every other program, and transformers, can load.",
+        "folder that every other program, and transformers, can load. It is saved at the end: of a "
+        "training that is stopped nothing is kept.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    corpus = parser.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--corpus", type=Path, nargs="+", metavar="FILE", help="plain text or .gz")
-    corpus.add_argument("--dataset", metavar="NAME|PATH", help="a data set: its training texts")
-    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    add_source(parser)
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
         "--strategy",
@@ -128,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar() as progress:
         losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=diary)
     after = masked_lm_quality(lm, held_out)
+    refuse_diverged(after.loss, config.training.lr)
     logging.disable_progress_bar()
     record = {
         "masking": str(args.policy or args.strategy),
@@ -175,11 +175,11 @@ def _corpus(
     from envs.text.readers import read_documents
 
     if args.corpus:
+        refuse_tables(args.corpus)
         texts = [text for path in args.corpus for text in read_documents(path)]
     else:
-        texts = training_texts(args.dataset, args.data_dir)
-    room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
-    whole = build_corpus(texts, lm.tokenizer, min(window, room))
+        texts = training_texts(args)
+    whole = build_corpus(texts, lm.tokenizer, lm.window(window))
     count = max(1, int(HELD_OUT * len(whole)))
     if len(whole) <= count:
         raise ValueError(f"The corpus has {len(whole)} context(s); it needs at least two.")

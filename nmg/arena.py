@@ -123,7 +123,8 @@ def _testbed_arena(dataset: str) -> Arena:
     deals = [world.deal(seed_of(0, "corpus", number)) for number in range(CORPUS_DEALS)]
     contexts = [context for deal in deals for context in deal.contexts]
     about = (
-        "Testbed: every seed is a fresh generated domain, of words that no training episode had; "
+        "Testbed: every seed is a fresh generated domain, whose new keywords no training episode "
+        "had; "
         "the best mask is known."
     )
     return Arena(stage, contexts, (), best_mask(world), about)

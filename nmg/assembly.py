@@ -222,6 +222,11 @@ def worker_count(data: DataConfig) -> int:
     """Worker processes to use: as set, else one per core that this process may use."""
     if data.workers or data.device != "cpu":
         return max(1, data.workers)
+    return core_count()
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -146,6 +146,12 @@ def chosen_checkpoint(run: Path, start: int = 0) -> Path:
     return max(found, key=lambda path: (_validation(path), path.name))
 
 
+def described_choice(given: Path, checkpoint: Path) -> str:
+    """A checkpoint, and whether it was chosen or is what was given."""
+    was_given = checkpoint in (given, given / MASKING)
+    return f"{checkpoint}{'' if was_given else ' (chosen on training data)'}"
+
+
 def _validation(checkpoint: Path) -> float:
     """Gain over random; a gain that is not a number, as of a run that diverged, is the least."""
     gain = float(read_about(checkpoint).get("validation", 0.0))

@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from nmg.options import nearest
@@ -91,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = arguments[0] if arguments and arguments[0] in PROGRAMS else None
     try:
         args = build_parser(program).parse_args(arguments)
-        return args.run(args) or 0
+        with terminated_as_interrupted():
+            return args.run(args) or 0
     except BrokenPipeError:
         raise  # nobody reads on: `run` ends quietly
     except Exception as error:
@@ -100,8 +104,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nmg: {_sentence(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
-        print(f"\nnmg: {str(interrupt) or 'interrupted.'}", file=sys.stderr)
+        print(f"\nnmg: {str(interrupt) or 'stopped; nothing is kept.'}", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a program as Ctrl-C does: with a word, and with what is half-written gone."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_users(error: Exception) -> bool:

@@ -112,8 +112,8 @@ def run_corpus(args: argparse.Namespace) -> int:
     """Write the different texts of a data set or file as a plain-text corpus."""
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; --output is the file to write.")
-    if args.file and args.output.exists() and args.output.samefile(args.file):
-        raise ValueError(f"{args.output} is the file that is read; give another --output.")
+    if args.output.exists():
+        raise ValueError(f"{args.output} is there already; give another --output.")
     texts = _texts_of_file(args) if args.file else _texts_of_dataset(args)
     count = write_corpus(texts, args.output)
     print(f"{count:,} text{'s' * (count != 1)} written to {args.output}")

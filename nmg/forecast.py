@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,7 +110,8 @@ def forecast(
         for phase, number in job_tokens(job).items():
             tokens[phase] += count * number
     seconds = sum(number / rates[phase] for phase, number in tokens.items() if number)
-    return Forecast(sum(count for count, _ in jobs.values()), tokens, seconds / workers, workers)
+    at_once = min(workers, os.cpu_count() or workers)
+    return Forecast(sum(count for count, _ in jobs.values()), tokens, seconds / at_once, workers)
 
 
 def forecast_maskings(

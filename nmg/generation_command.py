@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         )
     folder = args.output or run_folder(config, args.name, "generation")
     check_folder(folder, config)
-    with stoppable(f"the same command with --output {folder}", folder):
+    with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
         compare_objectives(config, folder)
     return 0
 
@@ -83,9 +84,9 @@ def check_folder(folder: Path, config: GenerationConfig) -> None:
     Raises:
         ValueError: if it holds another one, or is a file.
     """
-    from envs.folders import refuse_file
+    from envs.folders import check_writable
 
-    refuse_file(folder)
+    check_writable(folder)
     path = folder / "resolved.yaml"
     if not path.is_file():
         return
@@ -117,7 +118,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from envs.generation_building import build_generation_task
     from nmg.assembly import generation_model
     from nmg.callbacks import EpisodeBar
-    from nmg.checkpoint import chosen_checkpoint, write_text
+    from nmg.checkpoint import chosen_checkpoint, described_choice, write_text
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.generation import arm_jobs, arms, gather
     from nmg.generation_amt import adversarial_objective
@@ -192,7 +193,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     print("\n" + "\n".join(texts))
     for placement in material.policies:
         checkpoint = chosen_checkpoint(Path(placement))
-        print(f"{placement}: {checkpoint.name} (chosen on training data)")
+        print(f"{placement}: {described_choice(Path(placement), checkpoint)}")
     took = predicted and predicted.against(time.perf_counter() - started)
     print(f"{took or 'All scores were there.'} Results: {folder}")
     return tables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nmg.options import ConfigError
 
 
@@ -41,3 +43,16 @@ def two_languages(names: tuple[str, ...]) -> None:
     """
     if len(names) not in (0, 2):
         raise ConfigError("languages are a source and a target, e.g. en_XX de_DE.")
+
+
+def refuse_diverged(loss: float, lr: float) -> None:
+    """Refuse to save what a training left whose loss is no number.
+
+    Raises:
+        ValueError: then.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The training diverged: its loss is {loss}. Nothing was saved; give a --lr lower than "
+            f"{lr:g}."
+        )

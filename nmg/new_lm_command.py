@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from envs.folders import check_output, whole_folder
 from envs.models.new_model import ModelSize
 from envs.models.new_tokenizer import Family
-from nmg.options import ConfigError, add_flags, build, given_flags
+from nmg.limits import at_least, two_columns
+from nmg.options import add_flags, build, given_flags
 
 if TYPE_CHECKING:
     from envs.models.heads import Head
@@ -21,6 +23,9 @@ EXAMPLES = """examples:
   nmg new-lm --architecture t5 --corpus a.txt b.txt.gz --width 256 --layers 3 --output models/t5
   nmg new-lm --architecture roberta --corpus a.txt --vocab-size 4000 --output models/roberta
 """
+TASKS = ("qa", "classification", "generation")
+SHORTEST = 8
+"""Tokens that a model must take at least: fewer leave too little beside special ones."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class NewModelConfig:
     """Of the weights."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 1:
-            raise ConfigError(f"vocab_size is {self.vocab_size}; it must be at least 1.")
+        at_least(1, vocab_size=self.vocab_size)
+        at_least(SHORTEST, length=self.length)
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,29 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    corpus = parser.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--corpus", type=Path, nargs="+", metavar="FILE", help="plain text or .gz")
-    corpus.add_argument(
-        "--dataset", metavar="NAME|PATH", help="the training texts of a data set; of pairs, both"
-    )
-    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    add_source(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     add_flags(parser, _Parts, sources=False)
     parser.set_defaults(run=run)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which texts a model is made of."""
+    corpus = parser.add_mutually_exclusive_group(required=True)
+    corpus.add_argument("--corpus", type=Path, nargs="+", metavar="FILE", help="plain text or .gz")
+    corpus.add_argument(
+        "--dataset",
+        metavar="NAME|PATH",
+        help="the training texts of a data set, or of a table (csv, jsonl ...); of pairs, both",
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    parser.add_argument("--task", choices=TASKS, help="of the data set, where it does not tell")
+    parser.add_argument(
+        "--columns",
+        nargs=2,
+        metavar=("TEXT", "LABEL"),
+        help="names of its columns, where not the usual",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,18 +144,39 @@ def _texts(args: argparse.Namespace) -> list[str]:
     from envs.text.readers import read_documents
 
     if args.corpus:
+        refuse_tables(args.corpus)
         return [text for path in args.corpus for text in read_documents(path)]
-    return training_texts(args.dataset, args.data_dir)
+    return training_texts(args)
 
 
-def training_texts(dataset: str, data_dir: Path | None) -> list[str]:
-    """The different texts of a data set's training split; of pairs, sources and targets."""
+def refuse_tables(paths: Sequence[Path]) -> None:
+    """See to it that no table is read as plain text.
+
+    Raises:
+        ValueError: for a csv or tsv file, whose texts are one column of it.
+    """
+    for path in paths:
+        if {".csv", ".tsv"} & set(path.suffixes):
+            raise ValueError(f"{path} is a table, not plain text; give it by --dataset {path}.")
+
+
+def training_texts(args: argparse.Namespace) -> list[str]:
+    """The different texts of a data set's training split; of pairs, sources and targets.
+
+    Args:
+        args: what the flags of `add_source` say.
+    """
     from envs.text.datasets import load_splits
     from envs.text.examples import GenerationExample, example_text
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        splits = load_splits(dataset, data_dir=data_dir)
+        splits = load_splits(
+            args.dataset,
+            task=args.task,
+            data_dir=args.data_dir,
+            columns=two_columns(tuple(args.columns or ())),
+        )
     texts: list[str] = []
     for example in splits.train:
         texts.append(example_text(example))

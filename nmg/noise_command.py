@@ -69,6 +69,7 @@ class Noise:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from agents.strategies import strategy_key
     from nmg.assembly import open_workshop, training_stage
     from nmg.callbacks import EpisodeBar
     from nmg.evaluation import seed_of
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         )
     from_file = read_settings(args.config) if args.config else {}
     config = resolve_training(given_flags(TrainingConfig, args), args.preset, from_file)
+    for name in args.strategy:
+        strategy_key(name)  # a wrong one is told at once
     prepare_process()
     on = training_stage(config.data, config.episode)
     if args.strategy and on.fragments:

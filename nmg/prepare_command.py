@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.folders import check_output
 from envs.models.prepare import PreparationSettings
+from nmg.limits import refuse_diverged
 from nmg.options import add_flags, build, given_flags
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         "prepare-lm",
         help="train a masked-LM head where one lacks",
         description="Train the masked-LM head of an encoder that was published without one, then "
-        "the whole model, on plain text. The model is cached and found by its name from then on.",
+        "the whole model, on plain text. Without --output the model is cached and found by its "
+        "name from then on; a folder is always loaded as it is and needs an --output. Nothing is "
+        "kept of a training that is stopped.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -68,11 +71,14 @@ def run(args: argparse.Namespace) -> int:
     settings = build(PreparationConfig, given_flags(PreparationConfig, args)).training
     if args.output is not None:
         check_output(args.output)
+    elif Path(args.model).is_dir():
+        raise ValueError(f"{args.model} is a folder, which stays as it is; give an --output.")
     tune_runtime(threads=os.cpu_count() or 1)
     lm = load_language_model(
         args.model, device=args.device, precision=args.precision, cold_head=True
     )
-    corpus, held_out = _split(_read(args.corpus, lm.tokenizer, settings.window), settings.seed)
+    contexts = _read(args.corpus, lm.tokenizer, lm.window(settings.window))
+    corpus, held_out = _split(contexts, settings.seed)
     print(f"{len(corpus)} contexts to train on, {len(held_out)} held out.")
     before = masked_lm_quality(lm, held_out)
     print(f"before: {before.loss:.2f} nats, {before.accuracy:.1f}% right", flush=True)
@@ -82,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar() as progress:
         train_masked_lm(lm, corpus, settings, progress)
     after = masked_lm_quality(lm, held_out)
+    refuse_diverged(after.loss, settings.lr)
     folder = args.output or prepared_folder(args.model)
     save_language_model(lm, folder, after)
     print(f"after:  {after.loss:.2f} nats, {after.accuracy:.1f}% right")

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from envs.folders import refuse_file
+    from envs.folders import check_writable
 
     if args.seeds < 0 or args.documents < 0:
         raise ValueError("--seeds and --documents count domains and documents; give 0 or more.")
@@ -105,7 +105,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--calibrate counts comparisons (0 or more), --pairs domains (2 or more).")
     if args.output is None:
         return
-    refuse_file(args.output)
+    check_writable(args.output)
     if args.seeds < 2:
         raise ValueError("--output draws scores with their intervals; give --seeds 2 or more.")
     try:

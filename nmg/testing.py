@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
     check_folder(folder, config)
-    with stoppable(f"the same command with --output {folder}", folder):
+    with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
         compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
 
@@ -101,11 +102,11 @@ def check_folder(folder: Path, config: TestingConfig) -> None:
     """See to it that the folder is free or holds the same comparison.
 
     Raises:
-        ValueError: if it holds another run, or is a file.
+        ValueError: if it holds another run, or nothing can be written there.
     """
-    from envs.folders import refuse_file
+    from envs.folders import check_writable
 
-    refuse_file(folder)
+    check_writable(folder)
     path = folder / "resolved.yaml"
     if not path.is_file():
         return
@@ -131,7 +132,7 @@ def compare_maskings(
     from nmg.arena import build_arena
     from nmg.assembly import open_workshop, worker_count
     from nmg.callbacks import EpisodeBar
-    from nmg.checkpoint import write_text
+    from nmg.checkpoint import described_choice, write_text
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.evaluation import evaluate
     from nmg.forecast import forecast_maskings
@@ -189,8 +190,8 @@ def compare_maskings(
     seconds = time.perf_counter() - started
     write_testing_report(folder, config, arena.about, table, used, seconds)
     print("\n" + as_text(table) + "\n")
-    for name, checkpoint in used.items():
-        print(f"{name}: {checkpoint} (chosen on training data)")
+    for given, (name, checkpoint) in zip(policies, used.items(), strict=True):
+        print(f"{name}: {described_choice(given, Path(checkpoint))}")
     print(f"Report: {folder / 'report.html'}")
     print(predicted.against(seconds))
     return table

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.folders import refuse_file
+from envs.folders import check_writable
 from nmg.config import TrainingConfig, resolve_training
 from nmg.options import (
     ConfigError,
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         config = resolve_training(flags, args.preset, from_file)
         folder = args.output or run_folder(config, args.name, "neural")
         check_free(folder)
-    with stoppable(f"nmg train --resume {folder}", folder):
+    with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
         train(config, folder)
     return 0
 
@@ -87,9 +88,9 @@ def check_free(folder: Path) -> None:
     """See to it that the folder holds no run yet.
 
     Raises:
-        ConfigError: if it does, or is a file.
+        ValueError: if it does, or nothing can be written there.
     """
-    refuse_file(folder)
+    check_writable(folder)
     if (folder / "resolved.yaml").exists():
         raise ConfigError(
             f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
@@ -119,32 +120,20 @@ def _resumed(args: argparse.Namespace) -> TrainingConfig:
     return config
 
 
-class stoppable:
-    """Ctrl-C and SIGTERM end a run with a word on how to go on; files are whole at any moment.
+@contextmanager
+def stoppable(command: str, folder: Path) -> Iterator[None]:
+    """Let a run that is stopped end with a word on how to go on; files are whole at any moment.
 
     Args:
         command: that goes on.
         folder: where to; a run that is stopped before it has one cannot go on.
     """
-
-    def __init__(self, command: str, folder: Path) -> None:
-        self._command, self._folder = command, folder
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            if not (self._folder / "resolved.yaml").exists():
-                raise KeyboardInterrupt("stopped before anything was done.") from None
-            raise KeyboardInterrupt(
-                f"stopped; what was done is kept. Go on with: {self._command}"
-            ) from None
-
-    @staticmethod
-    def _stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / "resolved.yaml").exists():
+            raise KeyboardInterrupt("stopped before anything was done.") from None
+        raise KeyboardInterrupt(f"stopped; what was done is kept. Go on with: {command}") from None
 
 
 def train(config: TrainingConfig, folder: Path) -> None:

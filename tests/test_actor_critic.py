@@ -373,3 +373,34 @@ def test_figures_reach_the_logger(tmp_path):
     agent.learn(4 * CONTEXTS, log_interval=2)
     lines = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
     assert {"rollout/score/agent", "rollout/critic/noise", "train/policy_loss"} <= lines[-1].keys()
+
+
+def test_a_metric_of_which_less_is_better_is_made_less():
+    class Misses(ToyMasking):
+        higher_is_better = {"misses": False}  # noqa: RUF012
+
+        def _score(self, mask):
+            scores = super()._score(mask)
+            return scores | {"misses": 100 - scores["accuracy"]}
+
+    settings = replace(DEFAULT, metric="misses")
+    agent = make(settings, env=Misses(noise=0.0))
+    assert learned_share(play(agent, 12)) > 0.6
+
+
+def test_an_attached_opponent_is_attached_again(tmp_path):
+    make(PAPER).save_state(tmp_path)
+    env = ToyMasking()
+    agent = MaskingActorCritic(env, PAPER, token_features=TypeStates(), seed=0)
+    assert "opponent" not in env.references
+    agent.load_state(tmp_path)
+    assert env.references["opponent"] is agent.opponent
+
+
+def test_an_agent_of_another_tokenizer_is_refused(tmp_path):
+    states = [TypeStates(), TypeStates()]
+    states[0].vocabulary, states[1].vocabulary = "one", "another"
+    MaskingActorCritic(ToyMasking(), QUICK, token_features=states[0], seed=0).save(tmp_path)
+    MaskingActorCritic.load(tmp_path, token_features=states[0])
+    with pytest.raises(ValueError, match="another tokenizer"):
+        MaskingActorCritic.load(tmp_path, token_features=states[1])

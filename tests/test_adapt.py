@@ -219,6 +219,26 @@ def test_errors_are_one_sentence(folder, tmp_path, capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+def test_a_training_that_diverged_is_not_saved(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    where = ["--corpus", str(folder.corpus), "--output", str(output)]
+    options = ["--lr", "1e30", "--epochs", "3"]
+    assert main(["adapt", "--model", str(folder("bert")), *where, *options]) == 2
+    assert "The training diverged" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_table_is_no_plain_text(folder, tmp_path, capsys):
+    table = tmp_path / "rows.csv"
+    table.write_text("words,label\n" + "".join(f"the river number {n},a\n" for n in range(40)))
+    where = ["--output", str(tmp_path / "out"), "--epochs", "1"]
+    begin = ["adapt", "--model", str(folder("bert")), *where]
+    assert main([*begin, "--corpus", str(table)]) == 2
+    assert f"--dataset {table}" in capsys.readouterr().err
+    columns = ["--task", "classification", "--columns", "words", "label"]
+    assert main([*begin, "--dataset", str(table), *columns]) == 0
+
+
 def test_an_adversary_has_an_untrained_control(folder, tmp_path):
     lm = load_language_model(str(folder("bert")))
     adversary = AdversarialMasking(len(lm.tokenizer))

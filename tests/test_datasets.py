@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from envs.text.corpus import EmptyCorpusError
-from envs.text.datasets import UnknownLabelError, load_splits
+from envs.text.datasets import UnknownLabelError, load_splits, split_by_group
+from envs.text.examples import TextExample
 from envs.text.locate import MissingDataError
 from envs.text.named import DATASETS
 from envs.text.readers import DataError, read_documents, read_examples
@@ -234,9 +235,12 @@ def test_corpus_is_read_back_as_one_document_per_text(tmp_path, capsys):
     assert run("corpus", "--file", path, "--output", output) == 0
     assert "3 texts written" in capsys.readouterr().out
     assert read_documents(output) == read_documents(path)
-    assert run("corpus", "--task", "qa", "--dataset", path, "--output", output) == 0
-    assert len(read_documents(output)) == 3
     assert [each.name for each in output.parent.iterdir()] == ["corpus.txt"]
+    again = "corpus", "--task", "qa", "--dataset", path, "--output"
+    with pytest.raises(ValueError, match="is there already"):
+        run(*again, output)
+    assert run(*again, output.with_name("other.txt")) == 0
+    assert len(read_documents(output.with_name("other.txt"))) == 3
 
 
 def test_corpus_of_texts_with_line_ends_and_repetitions(tmp_path):
@@ -308,3 +312,13 @@ def test_real_contexts_survive_the_way_through_a_corpus_file(tmp_path):
     contexts = {example.context for example in read_examples(found[0], "qa").examples}
     assert write_corpus(contexts, tmp_path / "c.txt") == len(contexts) == 2067
     assert len(read_documents(tmp_path / "c.txt")) == 2067
+
+
+def test_a_label_that_is_seen_once_is_trained_on():
+    rows = [TextExample(str(n), f"text number {n}", "usual") for n in range(60)]
+    rows += [TextExample(f"r{n}", f"rare text {n}", f"rare {n}") for n in range(40)]
+    train, dev, test = split_by_group(rows)
+    assert dev
+    assert test
+    assert {e.label for e in (*dev, *test)} <= {e.label for e in train}
+    assert len(train) + len(dev) + len(test) == len(rows)

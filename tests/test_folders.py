@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from envs.folders import check_output, whole_folder
@@ -34,7 +37,13 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
         with pytest.raises(ValueError, match=words):
             check_output(tmp_path / place)
     check_output(tmp_path / "new" / "one")
-    assert not (tmp_path / "new" / "one").exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="a folder that nobody can write to")
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given():
+    with pytest.raises(ValueError, match=r"^/proc/x/y cannot be written \(.*\); give another"):
+        check_output(Path("/proc/x/y"))
 
 
 @pytest.mark.parametrize("command", ["new-lm", "adapt", "prepare-lm"])
@@ -56,5 +65,5 @@ def test_a_corpus_is_not_written_over_the_file_that_it_is_made_of(tmp_path, caps
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a text", "label": "yes"}\n')
     assert main(["corpus", "--file", str(rows), "--output", str(rows)]) == 2
-    assert "is the file that is read" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err
     assert "label" in rows.read_text()

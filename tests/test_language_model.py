@@ -10,6 +10,8 @@ import torch
 import transformers
 
 from envs.models import attention
+from envs.models.attention import packed_attention
+from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
 from envs.models.states import TokenStates
@@ -232,3 +234,69 @@ def test_no_more_states_are_remembered_than_may_be(tiny_masked_lm, tiny_tokenize
         np.testing.assert_allclose(got, every[rows], atol=1e-6)
     # The fourth context took the place of the first, which was used least lately.
     assert computed == [3, 0, 1, 1, 7, 0]
+
+
+def test_states_of_a_padded_model_do_not_depend_on_the_batch(tiny_tokenizer) -> None:
+    lm, _ = build("DebertaV2", tiny_tokenizer, **PADDED["DebertaV2"])
+    assert not lm.packs
+    sequences, _ = batch(lm.vocab_size)
+    length = max(LENGTHS)
+    ids_BL = np.stack([np.pad(s, (0, length - len(s))) for s in sequences])
+    real_BL = np.arange(length) < np.array(LENGTHS)[:, None]
+    number_B = np.arange(len(LENGTHS))
+    whole = TokenStates(lm)(ids_BL, real_BL, number_B)
+    for row in number_B:
+        one = slice(row, row + 1)
+        alone = TokenStates(lm)(ids_BL[one], real_BL[one], number_B[one])
+        assert np.array_equal(alone[0], whole[row])
+
+
+def test_contexts_that_share_an_id_keep_their_own_states(tiny_masked_lm, tiny_tokenizer) -> None:
+    states = TokenStates(LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer))
+    real_1L, id_1 = np.ones((1, 4), np.int8), np.array([7])
+    first, second = np.array([[2, 9, 10, 3]]), np.array([[2, 11, 12, 3]])
+    expected = states(second, real_1L, np.array([8]))
+    states(first, real_1L, id_1)
+    assert np.array_equal(states(second, real_1L, id_1), expected)
+
+
+def test_fewer_heads_of_keys_than_of_queries_are_not_packed() -> None:
+    query, key = torch.zeros(1, 4, 6, 8), torch.zeros(1, 2, 6, 8)
+    with pytest.raises(ValueError, match="as many heads"):
+        packed_attention(torch.nn.Identity(), query, key, key, None)
+
+
+def test_a_model_that_scales_a_row_by_its_mask_tokens_is_padded(tiny_tokenizer) -> None:
+    config = transformers.EsmConfig(
+        **SMALL,
+        vocab_size=len(tiny_tokenizer),
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        mask_token_id=tiny_tokenizer.mask_token_id,
+        token_dropout=True,
+        position_embedding_type="rotary",
+    )
+    model = transformers.EsmForMaskedLM(config)
+    assert not LanguageModel("esm", model, tiny_tokenizer).packs
+
+
+def test_what_is_frozen_does_not_decay(tiny_tokenizer) -> None:
+    lm, _ = build("RoFormer", tiny_tokenizer, **PADDED["RoFormer"])
+    frozen = [p for p in lm.model.parameters() if not p.requires_grad]
+    assert frozen
+    before, weights = [p.clone() for p in frozen], lm.snapshot()
+    optimizer = lm.flat.adamw(1e-2, weight_decay=0.1)
+    sequences, labels = batch(lm.vocab_size)
+    descend(lm.flat, optimizer, our_loss(lm, sequences, labels), 1.0)
+    assert all(map(torch.equal, frozen, before))
+    assert not torch.equal(lm.snapshot(), weights)
+
+
+def test_a_model_too_short_for_a_text_says_so(tiny_tokenizer) -> None:
+    lm, _ = build("Bert", tiny_tokenizer)
+    assert lm.window(10**6) == lm.max_length - 2
+    assert lm.window(5) == 5
+    with pytest.raises(ValueError, match="window is 0"):
+        lm.window(0)
+    lm.model.config.max_position_embeddings = 2
+    with pytest.raises(ValueError, match="leaves no room"):
+        lm.window(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
@@ -63,7 +64,7 @@ def test_a_hub_that_takes_no_connection_is_not_asked(monkeypatch, tmp_path, tiny
 
     asked = []
 
-    def config(source, local_files_only):
+    def config(source, local_files_only, **_):
         asked.append(local_files_only)
         raise OSError
 
@@ -76,3 +77,28 @@ def test_a_hub_that_takes_no_connection_is_not_asked(monkeypatch, tmp_path, tiny
     with pytest.raises(ModelNotFoundError):
         load_language_model(str(tmp_path))
     assert asked == [False, True, True]
+
+
+def test_an_encoder_without_its_head_is_not_taken_for_a_language_model(
+    tmp_path, tiny_masked_lm, tiny_tokenizer
+) -> None:
+    tiny_masked_lm.bert.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="no trained masked-LM head: train one by"):
+        load_language_model(str(tmp_path))
+    load_language_model(str(tmp_path), cold_head=True)
+    tiny_masked_lm.save_pretrained(tmp_path)
+    load_language_model(str(tmp_path))
+
+
+def test_code_in_a_model_s_folder_is_not_run_nor_asked_for(
+    tmp_path, tiny_tokenizer, monkeypatch
+) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    described = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    tiny_tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ModelNotFoundError):
+        load_language_model(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

@@ -120,3 +120,21 @@ def test_occurrences_counts_within_the_row():
     values = np.array([[3, 4, 3, 3], [4, 3, 0, 0]])
     counted = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool)
     assert occurrences(values, counted).tolist() == [[2, 1, 2, 0], [1, 1, 0, 0]]
+
+
+def test_a_newer_text_with_an_older_one_s_id_takes_its_place():
+    buffer, contexts = buffer_of(13), some_contexts(20, 13)
+    play(buffer, contexts)
+    other = some_contexts(20, 13, seed=5)
+    one = other.rows(slice(3, 4))
+    assert (one.input_ids != contexts.input_ids[3]).any()
+    play(buffer, one, seed=1)
+    restored = buffer_of(13)
+    restored.load_state(*buffer.state())
+    for memory in (buffer, restored):
+        batch = memory.sample_tokens(2000)
+        of_it = batch.contexts.context_ids == one.context_ids[0]
+        length = batch.contexts.input_ids.shape[1]
+        assert of_it.any()
+        assert (batch.contexts.input_ids[of_it] == one.input_ids[0, :length]).all()
+        assert memory.sample_contexts(10) is not None

@@ -15,6 +15,7 @@ from envs.adaptation.jobs import AdaptationSettings, Feature, ScoreJob
 from envs.adaptation.scorer import Scorer
 from envs.models.language_model import LanguageModel
 from envs.text.corpus import build_corpus
+from envs.text.examples import TextExample
 from tests.conftest import SENTENCES
 
 SETTINGS = AdaptationSettings(
@@ -136,6 +137,9 @@ def test_no_generator_of_the_user_is_touched(lm, job) -> None:
 
 def test_keys_are_equal_just_for_equal_jobs(job) -> None:
     assert replace(job).key == job.key
+    feature = job.score[0]
+    twin = replace(feature, example=TextExample("another", "text", "label"))
+    typed = replace(feature, token_type_ids=1 - feature.token_type_ids)
     moved = [np.roll(mask, 1) for mask in job.masks]
     for other in (
         replace(job, seed=9),
@@ -143,6 +147,8 @@ def test_keys_are_equal_just_for_equal_jobs(job) -> None:
         replace(job, masks=None),
         replace(job, train=job.train[1:]),
         replace(job, score=job.score[1:]),
+        replace(job, score=[twin, *job.score[1:]]),
+        replace(job, score=[typed, *job.score[1:]]),
         replace(job, weights="other"),
         replace(job, settings=replace(SETTINGS, pretrain_lr=2e-3)),
     ):

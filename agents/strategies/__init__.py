@@ -157,6 +157,27 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 """Name -> maker; the names of the command line."""
 
 
+def strategy_key(name: str) -> str:
+    """The key of ``STRATEGIES`` that a user means.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    key = name.replace("-", "_")
+    if key == "adversarial":
+        raise ValueError(
+            "'adversarial' masking learns while a model trains: nmg adapt and nmg test take it; "
+            "the folder that nmg adapt leaves is a policy."
+        )
+    if key not in STRATEGIES:
+        near = difflib.get_close_matches(key, STRATEGIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(
+            f"There is no strategy {name!r}{hint} Known strategies: {', '.join(STRATEGIES)}."
+        )
+    return key
+
+
 def make_strategy(
     name: str,
     *,
@@ -191,13 +212,7 @@ def make_strategy(
     Raises:
         ValueError: if the name is unknown or something it needs was not given.
     """
-    key = name.replace("-", "_")
-    if key not in STRATEGIES:
-        near = difflib.get_close_matches(key, STRATEGIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(
-            f"There is no strategy {name!r}{hint} Known strategies: {', '.join(STRATEGIES)}."
-        )
+    key = strategy_key(name)
     given = _Given(
         name=key,
         tokenizer=tokenizer,

@@ -117,7 +117,9 @@ def adapt(
                 _tell(policy, watch, observation, masks_BL, losses_BL)
             if progress is not None:
                 progress(f"further pre-training, loss {losses[step]:.2f}", step + 1, total)
-    return [float(np.nanmean(part)) for part in losses.reshape(settings.epochs, per_epoch)]
+    parts = losses.reshape(settings.epochs, per_epoch)
+    known = [part[~np.isnan(part)] for part in parts]
+    return [float(part.mean()) if len(part) else math.nan for part in known]
 
 
 def _observe(

@@ -48,6 +48,21 @@ class Feature:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @cached_property
+    def digest(self) -> bytes:
+        """Of everything that a score can depend on, the example with its answers too."""
+        arrays = (self.input_ids, self.token_type_ids, self.offsets)
+        return content_digest((self.target, self.example), arrays)
+
+
+def content_digest(values: Any, arrays: Sequence[np.ndarray | None]) -> bytes:
+    """Equal for equal values, by what they print, and equal arrays."""
+    digest = hashlib.sha256(repr(values).encode())
+    for array in arrays:
+        digest.update(repr(None if array is None else array.shape).encode())
+        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
 
 class Task(Protocol):
     """A downstream task: features, a head on the encoder, a loss and metrics.
@@ -177,8 +192,7 @@ class ScoreJob:
         for features in (self.train, self.score):
             digest.update(b"|")
             for feature in features:
-                digest.update(repr((len(feature), feature.target)).encode())
-                digest.update(feature.input_ids.tobytes())
+                digest.update(feature.digest)
         return digest.hexdigest()
 
 

@@ -176,6 +176,8 @@ def packed_attention(
         ValueError: for several rows without layout, and for what is not done here.
     """
     window = sliding_window or 0
+    if not query.shape == key.shape == value.shape:
+        raise ValueError("Packed attention wants as many heads of keys and values as of queries.")
     if softcap is not None or window > WIDEST or (window and takes_jagged(query.device)):
         raise ValueError("Packed attention does not cap scores or look at so wide a window.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -131,3 +131,21 @@ def use_fast_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = FastDropout
+
+
+def seed_by_generator(model: nn.Module) -> None:
+    """Let ``torch.manual_seed`` decide the seeds that layers draw for themselves.
+
+    Reformer's layers are computed again in the backward pass and so seed each dropout; they take
+    these seeds from the clock.
+    """
+    for module in model.modules():
+        for name in ("attention_seed", "feed_forward_seed"):
+            if hasattr(module, name):
+                setattr(module, f"_init_{name}", partial(_draw_seed, module, name))
+
+
+def _draw_seed(module: nn.Module, name: str) -> None:
+    seed = int(torch.randint(1 << 31, ()))
+    setattr(module, name, seed)
+    torch.manual_seed(seed)

@@ -39,6 +39,7 @@ class FlatParameters:
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
         self._large: list[tuple[nn.Parameter, slice]] = []
+        self._frozen: list[slice] = []
         weights = torch.cat([p.detach().float().reshape(-1) for p in parameters])
         self.parameter = nn.Parameter(weights)
         self.parameter.grad = torch.zeros_like(weights)
@@ -47,6 +48,8 @@ class FlatParameters:
             end = start + parameter.numel()
             parameter.data = self.parameter.data[start:end].view(parameter.shape)
             parameter.grad = self.parameter.grad[start:end].view(parameter.shape)
+            if not parameter.requires_grad:
+                self._frozen.append(slice(start, end))
             on_cpu = parameter.device.type == "cpu"
             if on_cpu and parameter.numel() >= LARGE and parameter.requires_grad:
                 self._large.append((parameter, slice(start, end)))
@@ -79,9 +82,19 @@ class FlatParameters:
     ) -> torch.optim.AdamW:
         """A fresh AdamW for all weights and ``others``, its moments in standing buffers.
 
-        Only the newest optimiser of these weights may be used.
+        Only the newest optimiser of these weights may be used. What is frozen does not decay.
         """
-        return self.adamw_of([(self.parameter, slice(None))], lr, weight_decay, others)
+        parts = [(self.parameter, slice(None))]
+        if weight_decay and self._frozen:
+            parts = [(self.part(where), where) for where in self._between(self._frozen)]
+        return self.adamw_of(parts, lr, weight_decay, others)
+
+    def _between(self, left_out: Sequence[slice]) -> list[slice]:
+        """All places but some, which are in order."""
+        starts = [0, *(where.stop for where in left_out)]
+        stops = [*(where.start for where in left_out), len(self.weights)]
+        pairs = zip(starts, stops, strict=True)
+        return [slice(start, stop) for start, stop in pairs if start < stop]
 
     def adamw_of(
         self,

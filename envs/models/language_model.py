@@ -19,7 +19,7 @@ from torch import Tensor
 from envs.models.architectures import TOKEN_STATES, token_embedding
 from envs.models.attention import PACKED, register_packed_attention
 from envs.models.batches import Batches
-from envs.models.dropout import use_fast_dropout
+from envs.models.dropout import seed_by_generator, use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.head_alone import head_logits
 from envs.models.last_layer import only_at
@@ -77,6 +77,7 @@ class LanguageModel:
         self.vocab_size = len(self._embedding.weight)
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
+        seed_by_generator(model)
         self._encoder = model.base_model
         self.batches = Batches(self._encoder, model.config, self.device)
         self._attention = model.config._attn_implementation
@@ -101,6 +102,22 @@ class LanguageModel:
         counted = int(positions) - first
         one = fixed_length(self.model.config) or 10**6
         return min(counted, one, self.tokenizer.model_max_length)
+
+    def window(self, wanted: int) -> int:
+        """Content tokens of a context, as many as wanted or as the model takes.
+
+        Raises:
+            ValueError: if it takes none beside its special tokens.
+        """
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
+        if room < 1:
+            raise ValueError(
+                f"{self.name!r} takes inputs of {self.max_length} tokens, which leaves no room "
+                "beside special tokens; give a model that takes longer ones."
+            )
+        if wanted < 1:
+            raise ValueError(f"window is {wanted}; it must be at least 1.")
+        return min(wanted, room)
 
     @property
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from envs.models.architectures import LOADING
 from envs.models.cache import cache_folder
 from envs.models.fast_tokenizer import fast_twin, no_moses_needed
-from envs.models.heads import Head, has_head, missing_head, missing_model
+from envs.models.heads import HEAD_NAMES, Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
 from envs.models.runtime import Precision, check_device
@@ -89,7 +90,7 @@ def load_language_model(
     # The global generator initialises whatever the checkpoint lacks; a load must not depend on it.
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        model = _load_model(name, source, "masked", allow_pickle)
+        model = _load_model(name, source, "masked", allow_pickle, cold_head)
     return LanguageModel(
         name, model, _load_tokenizer(name, source), device=device, precision=precision
     )
@@ -122,7 +123,7 @@ def load_seq2seq(
     source = _source(name, cold_head=False)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        model = _load_model(name, source, "seq2seq", allow_pickle)
+        model = _load_model(name, source, "seq2seq", allow_pickle, cold_head=False)
     tokenizer = _load_tokenizer(name, source)
     if languages is not None:
         _set_languages(tokenizer, name, languages)
@@ -193,7 +194,9 @@ def _only_local(source: str) -> bool:
     return Path(source).is_dir() or not hub_is_reachable()
 
 
-def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTrainedModel:
+def _load_model(
+    name: str, source: str, head: Head, allow_pickle: bool, cold_head: bool
+) -> PreTrainedModel:
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     config = _load_config(name, source)
@@ -203,12 +206,14 @@ def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTr
         setattr(config, setting, value)
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
     try:
-        return library.from_pretrained(
+        model, found = library.from_pretrained(
             source,
+            output_loading_info=True,
             config=config,
             dtype=torch.float32,
             use_safetensors=None if allow_pickle else True,
             local_files_only=_only_local(source),
+            trust_remote_code=False,
         )
     except SafetensorError as error:
         raise ModelNotFoundError(
@@ -216,16 +221,32 @@ def _load_model(name: str, source: str, head: Head, allow_pickle: bool) -> PreTr
         ) from error
     except OSError as error:
         raise ModelNotFoundError(
-            f"{name!r} has no model.safetensors. If you trust its pytorch_model.bin, say "
-            "--allow-pickle; otherwise convert it with save_pretrained."
+            f"{name!r} has no model.safetensors. Make one: load the model with transformers where "
+            "you trust its pytorch_model.bin, and write it with save_pretrained."
         ) from error
+    if not cold_head and _lacks_head(model, found["missing_keys"]):
+        raise ModelNotFoundError(
+            f"{name!r} has no trained {HEAD_NAMES[head]} head: train one by `nmg prepare-lm "
+            f"--model {name} --corpus FILE --output DIR`, with any plain text of the language, and "
+            "give that folder."
+        )
+    return model
+
+
+def _lacks_head(model: PreTrainedModel, missing: Iterable[str]) -> bool:
+    """Whether nothing of a head was in the file, but for what it shares with the encoder."""
+    inside = f"{model.base_model_prefix}."
+    own = {name for name, _ in model.named_parameters() if not name.startswith(inside)}
+    return bool(own) and own <= set(missing)
 
 
 def _load_config(name: str, source: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source, local_files_only=_only_local(source))
+        return AutoConfig.from_pretrained(
+            source, local_files_only=_only_local(source), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise _no_model(name, source) from error
 
@@ -259,7 +280,9 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
         )
     try:
         with no_moses_needed():
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=_only_local(source))
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, local_files_only=_only_local(source), trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "

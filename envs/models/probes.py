@@ -111,14 +111,17 @@ def probe_join(lm: LanguageModel, encoder: nn.Module) -> nn.Module | None:
 
 
 def _sequences(lm: LanguageModel) -> list[np.ndarray]:
-    """Two short ones; one longer than a layer's window where the model has windows."""
+    """Two short ones, one of them with mask tokens, to which some models scale a whole row; one
+    longer than a layer's window where the model has windows."""
     rng = np.random.default_rng(0)
     config, pad = lm.model.config, lm.model.config.pad_token_id
     window = getattr(config, "sliding_window", None) or 0
     longest = (getattr(config, "max_position_embeddings", 0) or 10**6) - 2
     beyond = [min(window + 8, longest)] if 0 < window < WIDEST else []
-    ids = [i for i in range(min(lm.vocab_size, 4096)) if i != pad]
-    return [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5, *beyond)]
+    ids = [i for i in range(min(lm.vocab_size, 4096)) if i not in (pad, lm.mask_token_id)]
+    sequences = [rng.choice(ids, size=n).astype(np.int64) for n in (7, 5, *beyond)]
+    sequences[0][2:4] = lm.mask_token_id
+    return sequences
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -105,6 +105,8 @@ def gemm_error() -> float:
 
 def choose_precision(precision: Precision, device: str | torch.device) -> Precision:
     """``auto`` is bf16 on a GPU and float32 on a CPU, where bf16 must be asked for."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; it must be auto, fp32 or bf16.")
     if precision != "auto":
         return precision
     return "bf16" if torch.device(device).type == "cuda" else "fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
@@ -13,6 +14,8 @@ from envs.models.language_model import LanguageModel
 from envs.models.seq2seq import Seq2SeqModel
 
 Layer = Literal["embedding", "last"]
+BATCH_TOKENS = 2048
+"""Of a packed batch, about."""
 
 
 class TokenStates:
@@ -44,7 +47,13 @@ class TokenStates:
         self.embedding_width = language_model.embedding_width * ("embedding" in layers)
         self.width = self.embedding_width + language_model.width * ("last" in layers)
         self._cache_size, self._held = cache, 0
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, bytes], np.ndarray] = OrderedDict()
+
+    @property
+    def vocabulary(self) -> str:
+        """Hash of the tokens by their ids: what token ids mean to whoever reads these states."""
+        tokens = sorted(self.language_model.tokenizer.get_vocab().items())
+        return hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
 
     def __call__(
         self, input_ids_BL: np.ndarray, attention_mask_BL: np.ndarray, context_ids_B: np.ndarray
@@ -80,7 +89,9 @@ class TokenStates:
         self, input_ids_BL: np.ndarray, lengths: np.ndarray, context_ids_B: np.ndarray
     ) -> list[np.ndarray]:
         """Last-layer states of each context, float32 (n, D), remembered or computed."""
-        keys = [int(key) for key in np.asarray(context_ids_B).reshape(-1)]
+        # Ids of generated contexts are hashes of 31 bits, so that two may share one.
+        texts = [ids_L[:n].tobytes() for ids_L, n in zip(input_ids_BL, lengths, strict=True)]
+        keys = list(zip(np.asarray(context_ids_B).reshape(-1).tolist(), texts, strict=True))
         found = {b: self._cache[key] for b, key in enumerate(keys) if key in self._cache}
         new = [b for b in range(len(keys)) if b not in found]
         fresh = self._compute([input_ids_BL[b][: lengths[b]] for b in new])
@@ -89,7 +100,7 @@ class TokenStates:
             self._remember(key, found[b])
         return [found[b] for b in range(len(keys))]
 
-    def _remember(self, key: int, states: np.ndarray) -> None:
+    def _remember(self, key: tuple[int, bytes], states: np.ndarray) -> None:
         known = self._cache.pop(key, None)
         self._cache[key] = states
         self._held += states.nbytes - (0 if known is None else known.nbytes)
@@ -101,8 +112,11 @@ class TokenStates:
         self._cache.clear()
         self._held = 0
 
-    def _compute(self, sequences: list[np.ndarray], tokens: int = 2048) -> list[np.ndarray]:
+    def _compute(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
         lm = self.language_model
+        # Padding by neighbours would reach the last bits of a state, which must be the same
+        # whenever, and beside whatever, it is computed.
+        tokens = BATCH_TOKENS if getattr(lm, "packs", False) else 0
         training = lm.model.training
         lm.model.eval()
         done: list[np.ndarray] = []

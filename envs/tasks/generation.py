@@ -9,10 +9,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from envs.adaptation.jobs import content_digest
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -45,6 +48,11 @@ class PairFeature:
 
     def __len__(self) -> int:
         return len(self.source_ids)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of everything that a score can depend on, all accepted targets too."""
+        return content_digest(self.example, (self.source_ids, self.target_ids))
 
     @property
     def input_ids(self) -> np.ndarray:

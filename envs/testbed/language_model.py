@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import trange
 
 from envs.models.cache import cache_folder
 from envs.models.language_model import LanguageModel
@@ -50,6 +52,7 @@ def cached_language_model(
     key = hashlib.sha256(described.encode()).hexdigest()[:16]
     folder = Path(cache_dir or cache_folder()) / "testbed" / key
     if not (folder / "config.json").exists():
+        print("Training the testbed's language model, once: about a minute ...", file=sys.stderr)
         _keep(train_language_model(vocabulary, seed=seed), vocabulary, folder)
     loaded = load_language_model(str(folder))
     loaded.name = "tiny"
@@ -87,7 +90,7 @@ def train_language_model(vocabulary: Vocabulary, *, seed: int = 0) -> Any:
         teacher = _Teacher(vocabulary, np.random.default_rng(seed))
         informative_V = torch.from_numpy(vocabulary.informative_V)
         model.train()
-        for step in range(settings.steps):
+        for step in trange(settings.steps, desc="its language model", leave=False, disable=None):
             optimizer.zero_grad()
             _loss(model, teacher.batch(step), informative_V).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -31,7 +31,7 @@ def corrupt(
     generators treat the tokens that they share alike, which makes their scores comparable.
 
     Args:
-        input_ids: token ids, any integer type and shape.
+        input_ids: token ids, any signed integer type, any shape.
         mask: which of them to predict, bool or 0/1, same shape.
         special_ids: ids never used as a random replacement.
 

@@ -172,6 +172,11 @@ def split_by_group(
         place[group] = fits[0] if fits else "train"
         if fits:
             room[fits[0]] -= len(groups[group])
+    trained = set(_labels([each for each in examples if place[group_of(each)] == "train"]))
+    for name, members in groups.items():  # a label that is seen once must be trained on
+        if not trained.issuperset(_labels(members)):
+            place[name] = "train"
+            trained.update(_labels(members))
     parts: dict[str, list[Any]] = {name: [] for name in SPLITS}
     for example in examples:  # the order of the file is kept
         parts[place[group_of(example)]].append(example)
