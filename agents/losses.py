@@ -1,10 +1,12 @@
 """The actor's objective: expected value, exactly or from replayed tokens, and entropy.
 
-Shapes: N contexts of a batch, one replayed token of each, L tokens.
+Shapes: N entries of a batch, each a context and perhaps a replayed token of it, U different
+contexts among them, L tokens.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,34 +33,41 @@ def masking_losses(
         value_weights_D: of the token values, for the decomposed critic.
         settings: which terms, and their weights.
     """
-    ids_NL, real_NL = network_inputs(batch.contexts, value_weights_D.device)
-    maskable_NL = torch.as_tensor(batch.contexts.maskable, device=ids_NL.device)
-    phi_NLD = features(batch.contexts)
-    log_probs_NL = budgeted.token_log_probs(network(phi_NLD, ids_NL, real_NL), maskable_NL)
-    terms = {"entropy": -settings.entropy * budgeted.entropy(log_probs_NL).mean()}
-    value_NL = (phi_NLD @ value_weights_D).clamp(max=settings.value_limit)
-    value_NL = value_NL.masked_fill(~maskable_NL, 0.0)
-    expected_N = expected_value(log_probs_NL, value_NL)
+    # Tokens of one context are replayed together: it is scored once.
+    _, first_U, place_N = np.unique(
+        batch.contexts.context_ids, return_index=True, return_inverse=True
+    )
+    contexts = batch.contexts.rows(first_U)
+    ids_UL, real_UL = network_inputs(contexts, value_weights_D.device)
+    device = ids_UL.device
+    maskable_UL = torch.as_tensor(contexts.maskable, device=device)
+    of_N = torch.as_tensor(place_N, device=device)
+    phi_ULD = features(contexts)
+    log_probs_UL = budgeted.token_log_probs(network(phi_ULD, ids_UL, real_UL), maskable_UL)
+    terms = {"entropy": -settings.entropy * budgeted.entropy(log_probs_UL)[of_N].mean()}
+    value_UL = (phi_ULD @ value_weights_D).clamp(max=settings.value_limit)
+    value_UL = value_UL.masked_fill(~maskable_UL, 0.0)
+    expected_N = expected_value(log_probs_UL, value_UL)[of_N]
     if settings.gradient == "expected":
         return terms | {"policy": -expected_N.mean()}, None
-    at_N1 = torch.as_tensor(batch.positions, device=ids_NL.device)[:, None]
+    at_N = torch.as_tensor(batch.positions, device=device)
     error_N = None
     if settings.critic == "decomposed":
-        advantage_N = (value_NL.gather(1, at_N1).squeeze(1) - expected_N).detach()
+        advantage_N = (value_UL[of_N, at_N] - expected_N).detach()
     else:
-        credit_N = torch.as_tensor(batch.credits, device=ids_NL.device)
-        error_N = credit_N - network.state_value(phi_NLD, real_NL)
+        credit_N = torch.as_tensor(batch.credits, device=device)
+        error_N = credit_N - network.state_value(phi_ULD, real_UL)[of_N]
         terms["value"] = settings.value_weight * error_N.square().mean()
         advantage_N = error_N.detach()
-    log_prob_N = log_probs_NL.gather(1, at_N1).squeeze(1)
-    behaviour_N = torch.as_tensor(batch.log_probs, device=ids_NL.device)
+    log_prob_N = log_probs_UL[of_N, at_N]
+    behaviour_N = torch.as_tensor(batch.log_probs, device=device)
     gain_N = sampled_gain(log_prob_N, behaviour_N, advantage_N, settings)
     return terms | {"policy": -gain_N.mean()}, error_N
 
 
-def expected_value(log_probs_NL: Tensor, value_NL: Tensor) -> Tensor:
-    """Value of the first token drawn, expected under the policy, (N,)."""
-    return (log_probs_NL.exp() * value_NL).sum(dim=1)
+def expected_value(log_probs_UL: Tensor, value_UL: Tensor) -> Tensor:
+    """Value of the first token drawn, expected under the policy, (U,)."""
+    return (log_probs_UL.exp() * value_UL).sum(dim=1)
 
 
 def sampled_gain(

@@ -404,3 +404,14 @@ def test_an_agent_of_another_tokenizer_is_refused(tmp_path):
     MaskingActorCritic.load(tmp_path, token_features=states[0])
     with pytest.raises(ValueError, match="another tokenizer"):
         MaskingActorCritic.load(tmp_path, token_features=states[1])
+
+
+@pytest.mark.parametrize("settings", [DEFAULT, PAPER], ids=["default", "paper"])
+def test_a_context_that_is_replayed_twice_counts_twice(settings):
+    agent = play(make(replace(settings, batch=200)), 8)
+    batch = agent.experience.sample(0, 200)
+    ids = batch.contexts.context_ids
+    assert len(set(ids.tolist())) < len(ids)
+    apart = replace(batch, contexts=replace(batch.contexts, context_ids=np.arange(len(ids))))
+    for name, term in agent.losses(batch).items():
+        torch.testing.assert_close(term, agent.losses(apart)[name])
