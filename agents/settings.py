@@ -139,7 +139,9 @@ class AgentSettings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 <= self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be 0 or more.")
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}; it must be finite, 0 or more."
+            )
 
     def _check_components(self) -> None:
         if self.components < 0:

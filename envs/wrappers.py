@@ -40,6 +40,8 @@ class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
         return self._with_masked(), info
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"The action is {action!r}; it is a place, 0 to {self.length - 1}.")
         self._steps_left -= 1
         self._repeated += int(self._mask[action])
         self._mask[action] = 1

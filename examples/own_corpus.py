@@ -8,6 +8,7 @@ seeds, so the differences to random are paired.
 """
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -55,4 +56,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"own_corpus.py: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -254,13 +255,17 @@ class _Diary:
         """The preferences as text."""
         lines = [
             "\nwhat was masked: rank correlation of a token type's mask rate with its rarity and "
-            "with the\nmodel's loss on it; share of the masked tokens that are among the 100 most "
-            "frequent types\n",
+            "with the\nmodel's loss on it (-: too few of each type); share of the masked tokens "
+            "that are among\nthe 100 most frequent types\n",
             f"{'step':>8}{'rarity':>10}{'loss':>10}{'frequent':>10}",
         ]
         lines += [
-            f"{part['step']:>8}{part['rarity']:>10.2f}{part['difficulty']:>10.2f}"
+            f"{part['step']:>8}{_figure(part['rarity'])}{_figure(part['difficulty'])}"
             f"{part['frequent']:>10.1%}"
             for part in self.summaries()
         ]
         return "\n".join(lines) + "\n"
+
+
+def _figure(value: float) -> str:
+    return f"{value:>10.2f}" if math.isfinite(value) else f"{'-':>10}"

@@ -34,7 +34,7 @@ def add_parsers(subparsers: Any) -> None:
         epilog=_DATA_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = data.add_subparsers(dest="action", required=True)
+    actions = data.add_subparsers(dest="list or check", required=True)
     listing = actions.add_parser("list", help="the named data sets and which of them are there")
     _add_data_dir(listing)
     listing.set_defaults(run=run_list)

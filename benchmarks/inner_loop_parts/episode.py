@@ -2,8 +2,7 @@
 
 Both sides do what the original's training script asks for: two learners with a policy and a state
 value, masks drawn from the states of the language model as it is in this episode, ten updates each
-from 64 replayed tokens, the memory just large enough to begin (2,000 tokens). A memory of its full
-size (50,000) would cost the original more and ours the same.
+from 64 replayed tokens, the memory just large enough to begin (2,000 tokens).
 """
 
 from __future__ import annotations

@@ -109,14 +109,20 @@ def _case(case: Mapping[str, Any]) -> list[str]:
     lines = table(rows)
     if "plain" in sides and len(sides) > 1:
         lines += ["", *table(_ratio_rows(case, sides))]
-    shares = []
+    shares, at_most = [], []
     for precision in ("fp32", "bf16"):
         if precision in sides:
             spent = seconds(found[precision], None, CPU)
             reached = [a / b for a, b in zip(limit(case, precision), spent, strict=True)]
             shares.append(f"{precision} {spread(reached, '{:.0%}')}")
+        if "plain" in sides:
+            spent = seconds(found["plain"], None, CPU)
+            ratio = median(a / b for a, b in zip(spent, limit(case, precision), strict=True))
+            at_most.append(f"{precision} {_number(ratio)}")
     if shares:
         lines += ["", f"Share of the limit that ours reaches: {', '.join(shares)}."]
+    if at_most:
+        lines += [f"The limit itself is so many times faster than plain: {', '.join(at_most)}."]
     if case.get("agents"):
         lines += ["", *table(_episode_rows(case))]
     return lines

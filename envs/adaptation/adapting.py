@@ -60,7 +60,7 @@ class AdaptingSettings:
             )
         for name in ("lr", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite, 0 or more.")
         if not self.clip > 0:  # a negative norm would turn the gradients round
             raise ValueError(f"clip is {self.clip}; it must be above 0.")
 

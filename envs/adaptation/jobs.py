@@ -146,7 +146,7 @@ class AdaptationSettings:
         names = ("pretrain_epochs", "pretrain_lr", "finetune_epochs", "finetune_lr", "weight_decay")
         for name in names:
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite, 0 or more.")
         if not self.clip > 0:
             raise ValueError(f"clip is {self.clip}; it must be above 0.")
 

@@ -264,8 +264,8 @@ def _no_model(name: str, source: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         missing
         or f"There is no language model {name!r}: neither a folder with a config.json nor a model "
-        f"{where}. Give a folder, a hub id, or one of bert, distilbert, minilm; nmg new-lm makes a "
-        "small one."
+        f"{where}. Give a folder or a hub id (bert and distilbert are short for one), or minilm, "
+        "which is a Python package; nmg new-lm makes a small one."
     )
 
 

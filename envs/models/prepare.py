@@ -52,7 +52,7 @@ class PreparationSettings:
                 f"rate is {self.rate}; it is a share of the tokens, above 0 and at most 1."
             )
         if not 0 <= self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr}; it must be 0 or more.")
+            raise ValueError(f"lr is {self.lr}; it must be finite, 0 or more.")
 
 
 @dataclass(frozen=True)
