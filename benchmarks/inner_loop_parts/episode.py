@@ -180,8 +180,11 @@ class OurAgent:
             env, settings, token_features=self.provider, seed=0, device=device
         )
         self.agent.attach_opponent()
-        for _ in range(world.earlier + 1):
+        self.agent.gradient_steps = 0
+        for _ in range(world.earlier):  # fill the memory
             self._play()
+        self.agent.gradient_steps = settings.updates
+        self._play()
 
     def __call__(self, steps: int) -> dict[str, Seconds]:
         """Seconds of a whole episode without its score jobs."""
