@@ -52,7 +52,12 @@ def benchmark(monkeypatch):
 
 def test_all_sides_run_the_same_job(benchmark, monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.delenv("NMG_DATA", raising=False)
+    from inner_loop_parts import episode, limit
+
     monkeypatch.setattr(products, "SMALLEST", (1, 1))  # a toy's products by the same code
+    monkeypatch.setattr(limit, "SHAPES", ((64, 32, 128),))
+    monkeypatch.setattr(episode, "UPDATES", 1)
+    monkeypatch.setattr(episode, "BATCH", 4)
     arguments = "--sizes toy --contexts 9 --questions 9 --repeats 1 --steps 1 --extras shares"
     assert benchmark.main([*arguments.split(), "--output", str(tmp_path)]) == 0
 

@@ -175,7 +175,9 @@ class OurAgent:
         world = _Pages(workload, lm.tokenizer)
         env = MaskingEnv(world, _AtOnce(), budget=BUDGET)
         heads = int(lm.model.config.num_attention_heads)
-        settings = replace(AgentSettings.PAPER, replay_start=1, heads=heads)
+        settings = replace(
+            AgentSettings.PAPER, replay_start=1, heads=heads, updates=UPDATES, batch=BATCH
+        )
         self.agent = MaskingActorCritic(
             env, settings, token_features=self.provider, seed=0, device=device
         )

@@ -119,7 +119,7 @@ def settings_named(name: str) -> TestbedSettings:
     """
     if name not in SETTINGS:
         raise ValueError(
-            f"There is no testbed setting {name!r}; give one of {', '.join(SETTINGS)}, or with a "
-            "data set of text its --task (qa, classification, generation)."
+            f"There is no testbed setting {name!r}; give one of {', '.join(SETTINGS)}, or say the "
+            "--task of a data set of text (qa, classification, generation)."
         )
     return SETTINGS[name]
