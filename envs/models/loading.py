@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from envs.models.architectures import LOADING
 from envs.models.cache import cache_folder
 from envs.models.fast_tokenizer import fast_twin, no_moses_needed
-from envs.models.heads import HEAD_NAMES, Head, has_head, missing_head, missing_model
+from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
 from envs.models.runtime import Precision, check_device
@@ -123,7 +123,7 @@ def load_seq2seq(
     source = _source(name, cold_head=False)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        model = _load_model(name, source, "seq2seq", allow_pickle, cold_head=False)
+        model = _load_model(name, source, "seq2seq", allow_pickle, cold_head=True)
     tokenizer = _load_tokenizer(name, source)
     if languages is not None:
         _set_languages(tokenizer, name, languages)
@@ -226,9 +226,8 @@ def _load_model(
         ) from error
     if not cold_head and _lacks_head(model, found["missing_keys"]):
         raise ModelNotFoundError(
-            f"{name!r} has no trained {HEAD_NAMES[head]} head: train one by `nmg prepare-lm "
-            f"--model {name} --corpus FILE --output DIR`, with any plain text of the language, and "
-            "give that folder."
+            f"{name!r} has no trained masked-LM head: train one by `nmg prepare-lm --model {name} "
+            "--corpus FILE --output DIR`, with any plain text of the language, and give that one."
         )
     return model
 
