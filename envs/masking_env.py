@@ -117,7 +117,9 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
                 f"render_mode is {render_mode!r}; it must be 'ansi', 'human' or None."
             )
         if not isinstance(settings, AdaptationSettings | None):
-            raise ValueError(f"settings is {settings!r}; give envs.AdaptationSettings(...).")
+            raise ValueError(
+                f"settings is {settings!r}; give an AdaptationSettings (envs.adaptation.jobs)."
+            )
         self.world = world
         self.executor = executor
         self.settings = settings or AdaptationSettings()

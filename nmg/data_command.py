@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_TASKS = ("qa", "classification", "generation")
+TASKS = ("qa", "classification", "generation")
 
 _DATA_HELP = """examples:
   nmg data list
@@ -66,7 +66,7 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", choices=_TASKS, help="found out where the data tells")
+    parser.add_argument("--task", choices=TASKS, help="found out where the data tells")
     parser.add_argument(
         "--columns", nargs=2, metavar=("TEXT", "LABEL"), help="columns to read, or SOURCE TARGET"
     )

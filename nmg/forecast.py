@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,12 +104,14 @@ def forecast(
         rates: tokens a second by phase, from `probe`.
         workers: processes that share the jobs.
     """
+    from nmg.assembly import core_count
+
     tokens = dict.fromkeys(PHASES, 0)
     for count, job in jobs.values():
         for phase, number in job_tokens(job).items():
             tokens[phase] += count * number
     seconds = sum(number / rates[phase] for phase, number in tokens.items() if number)
-    at_once = min(workers, os.cpu_count() or workers)
+    at_once = min(workers, core_count())
     return Forecast(sum(count for count, _ in jobs.values()), tokens, seconds / at_once, workers)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from envs.folders import check_output, whole_folder
 from envs.models.new_model import ModelSize
 from envs.models.new_tokenizer import Family
+from nmg.data_command import TASKS
 from nmg.limits import at_least, two_columns
 from nmg.options import add_flags, build, given_flags
 
@@ -23,7 +24,6 @@ EXAMPLES = """examples:
   nmg new-lm --architecture t5 --corpus a.txt b.txt.gz --width 256 --layers 3 --output models/t5
   nmg new-lm --architecture roberta --corpus a.txt --vocab-size 4000 --output models/roberta
 """
-TASKS = ("qa", "classification", "generation")
 SHORTEST = 8
 """Tokens that a model must take at least: fewer leave too little beside special ones."""
 

@@ -267,16 +267,17 @@ def test_fewer_heads_of_keys_than_of_queries_are_not_packed() -> None:
 
 
 def test_a_model_that_scales_a_row_by_its_mask_tokens_is_padded(tiny_tokenizer) -> None:
-    config = transformers.EsmConfig(
-        **SMALL,
-        vocab_size=len(tiny_tokenizer),
-        pad_token_id=tiny_tokenizer.pad_token_id,
-        mask_token_id=tiny_tokenizer.mask_token_id,
-        token_dropout=True,
-        position_embedding_type="rotary",
-    )
-    model = transformers.EsmForMaskedLM(config)
-    assert not LanguageModel("esm", model, tiny_tokenizer).packs
+    for scales in (False, True):
+        config = transformers.EsmConfig(
+            **SMALL,
+            vocab_size=len(tiny_tokenizer),
+            pad_token_id=tiny_tokenizer.pad_token_id,
+            mask_token_id=tiny_tokenizer.mask_token_id,
+            token_dropout=scales,
+            position_embedding_type="absolute",
+        )
+        model = transformers.EsmForMaskedLM(config)
+        assert LanguageModel("esm", model, tiny_tokenizer).packs is not scales
 
 
 def test_what_is_frozen_does_not_decay(tiny_tokenizer) -> None:
