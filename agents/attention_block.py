@@ -19,24 +19,27 @@ class AttentionBlock(nn.Module):
     Args:
         width: W.
         heads: as many as that, or the next smaller number that divides the width.
+        feed_forward: without, residual self-attention alone, normalised after it, as BERT's.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, feed_forward: bool = True) -> None:
         super().__init__()
         self.heads = next(h for h in range(min(heads, width), 0, -1) if width % h == 0)
         self.norm = nn.LayerNorm(width)
         self.mix = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        self.feed = _feed_forward(width) if feed_forward else None
 
     def forward(self, x_TW: Tensor, tokens: RealTokens) -> Tensor:
         """New states, (T, W)."""
-        groups = tokens.groups(self.mix(self.norm(x_TW)), self.heads)
-        mixed_TW = tokens.join([(self._attend(x_GLX, real), real) for x_GLX, real in groups])
-        x_TW = x_TW + self.out(mixed_TW)
+        if self.feed is None:
+            return self.norm(x_TW + self._mixed(x_TW, tokens))
+        x_TW = x_TW + self._mixed(self.norm(x_TW), tokens)
         return x_TW + self.feed(x_TW)
+
+    def _mixed(self, x_TW: Tensor, tokens: RealTokens) -> Tensor:
+        groups = tokens.groups(self.mix(x_TW), self.heads)
+        return self.out(tokens.join([(self._attend(x_GLX, real), real) for x_GLX, real in groups]))
 
     def _attend(self, mixed_GLX: Tensor, real_GL: Tensor) -> Tensor:
         """Attention within each context, (G, L, W), of its queries, keys and values side by side.
@@ -54,3 +57,9 @@ class AttentionBlock(nn.Module):
                 scores_GHLL = scores_GHLL.masked_fill(hidden_G11L, -torch.inf)
             output = scores_GHLL.softmax(dim=-1) @ value
         return output.transpose(1, 2).flatten(2)
+
+
+def _feed_forward(width: int) -> nn.Sequential:
+    hidden = 2 * width
+    layers = nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+    return nn.Sequential(*layers)

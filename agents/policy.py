@@ -1,4 +1,4 @@
-"""The masking policy: one Transformer block over described tokens, a score for each.
+"""The masking policy: one attention block over described tokens, a score for each.
 
 ``MaskingNetwork`` is what is trained; ``MaskingPolicy`` is what acts: network, token features and
 a generator of its own, behind Stable-Baselines3's ``predict``.
@@ -48,7 +48,7 @@ class MaskingNetwork(nn.Module):
         width = settings.width or size
         self.project = nn.Linear(size, width) if settings.width else nn.Identity()
         self.table = nn.Embedding(table, width) if table else None
-        self.block = AttentionBlock(width, settings.heads)
+        self.block = AttentionBlock(width, settings.heads, settings.feed_forward)
         self.score = _perceptron(width, settings.head_width, start=0.0)
         self.shortcut = nn.Linear(size, 1, bias=False) if settings.shortcut else None
         self.value = (

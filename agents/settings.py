@@ -30,6 +30,8 @@ class AgentSettings:
     """Width of the policy's Transformer block; 0 takes the width of its input."""
     heads: int = 4
     """Attention heads wished for; the nearest smaller divisor of the width is used."""
+    feed_forward: bool = True
+    """A whole Transformer block; else self-attention alone, as BERT's."""
     head_width: int = 64
     """Hidden width of the scoring and the value network."""
     shortcut: bool = True
@@ -163,6 +165,7 @@ AgentSettings.PAPER = AgentSettings(
     components=0,
     width=0,
     heads=12,
+    feed_forward=False,
     head_width=128,
     shortcut=False,
     metric="headline",

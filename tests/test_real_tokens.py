@@ -20,24 +20,26 @@ def padded():
     return x_BLW, real_BL
 
 
+@pytest.mark.parametrize("feed_forward", [True, False])
 @pytest.mark.parametrize("weights", [real_tokens.WEIGHTS, 4000, 1])
 def test_states_and_gradients_are_those_of_each_context_by_itself(
-    padded, weights, monkeypatch
+    padded, weights, feed_forward, monkeypatch
 ) -> None:
     monkeypatch.setattr(real_tokens, "WEIGHTS", weights)
     x_BLW, real_BL = padded
-    block = AttentionBlock(12, heads=3)
+    block = AttentionBlock(12, heads=3, feed_forward=feed_forward)
     wanted_BLW = torch.randn(x_BLW.shape)
 
     def alone() -> list[torch.Tensor]:
         found = []
         for row, length in enumerate(LENGTHS):
             x_LW = x_BLW[row, :length]
-            query, key, value = block.mix(block.norm(x_LW)).view(length, 3, 3, 4).unbind(1)
+            given_LW = block.norm(x_LW) if feed_forward else x_LW
+            query, key, value = block.mix(given_LW).view(length, 3, 3, 4).unbind(1)
             scores_HLL = torch.einsum("ihk,jhk->hij", query, key) / 2
             mixed_LW = torch.einsum("hij,jhk->ihk", scores_HLL.softmax(-1), value).flatten(1)
             x_LW = x_LW + block.out(mixed_LW)
-            found.append(x_LW + block.feed(x_LW))
+            found.append(x_LW + block.feed(x_LW) if feed_forward else block.norm(x_LW))
         return found
 
     tokens = RealTokens(real_BL)
@@ -67,3 +69,24 @@ def test_a_gpu_keeps_the_padding(padded) -> None:
     block = AttentionBlock(12, heads=3).to("meta")
     got_BLW = tokens.put(block(tokens.take(x_BLW.to("meta")), tokens))
     assert got_BLW.shape == x_BLW.shape
+
+
+def test_the_papers_block_is_berts_attention() -> None:
+    modeling_bert = pytest.importorskip("transformers.models.bert.modeling_bert")
+    config = modeling_bert.BertConfig(
+        hidden_size=12, num_attention_heads=3, layer_norm_eps=1e-5, attn_implementation="eager"
+    )
+    torch.manual_seed(0)
+    theirs = modeling_bert.BertAttention(config).eval()
+    ours = AttentionBlock(12, heads=3, feed_forward=False)
+    one, last = theirs.self, theirs.output
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            parts = [getattr(part, name) for part in (one.query, one.key, one.value)]
+            getattr(ours.mix, name).copy_(torch.cat(parts))
+            getattr(ours.out, name).copy_(getattr(last.dense, name))
+            getattr(ours.norm, name).copy_(getattr(last.LayerNorm, name))
+    x_1LW = torch.randn(1, 9, 12)
+    tokens = RealTokens(torch.ones(1, 9, dtype=torch.bool))
+    got_LW = ours(tokens.take(x_1LW), tokens)
+    torch.testing.assert_close(got_LW, theirs(x_1LW)[0][0], rtol=1e-5, atol=1e-6)
