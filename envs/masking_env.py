@@ -151,13 +151,13 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
+        options = _known(options)
         super().reset(seed=seed)
         self._drop_pending()
         if seed is not None or self.run_seed is None:
             self.run_seed = int(self.np_random.integers(2**31)) if seed is None else seed
             self.episode_index = -1
             self.weights = BASE
-        options = options or {}
         self.episode_index = int(options.get("episode", self.episode_index + 1))
         if self.continual_reset_every and self.episode_index % self.continual_reset_every == 0:
             self.weights = BASE
@@ -330,6 +330,18 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         context = self._deal.contexts[row]
         mask = self._masks[row] if self._masks else np.zeros(self.world.max_length, np.int8)
         return masked_text(context, mask, self.world.tokenizer)
+
+
+def _known(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Options of ``reset``, seen to be such."""
+    options = options or {}
+    unknown = sorted(set(options) - {"episode", "weights"})
+    if unknown or options.get("episode", 0) < 0:
+        raise ValueError(
+            f"The options of reset are {dict(options)}; it takes `episode`, 0 or more, and "
+            "`weights`, a key that env.weights had."
+        )
+    return options
 
 
 def _informative_share(masks: Mapping[str, np.ndarray], deal: Deal) -> dict[str, float]:

@@ -113,12 +113,16 @@ def allowed_mask(
         The allowed mask (L,) int8, the bits dropped as not maskable, the bits over the budget.
 
     Raises:
-        ValueError: if the mask has another shape.
+        ValueError: if the mask has another shape, or is no mask.
     """
     maskable = observation["maskable"].astype(bool)
-    wanted = np.asarray(mask).astype(bool)
-    if wanted.shape != maskable.shape:
-        raise ValueError(f"A mask has shape {maskable.shape}, got {wanted.shape}.")
+    given = np.asarray(mask)
+    if given.shape != maskable.shape:
+        raise ValueError(f"A mask has shape {maskable.shape}, got {given.shape}.")
+    wanted = given.astype(bool)
+    if not np.array_equal(given, wanted):
+        strange = given[given != wanted][0]
+        raise ValueError(f"A mask has a bit for each token, 1 to mask it or 0; got {strange}.")
     kept = np.flatnonzero(wanted & maskable)
     dropped = int(wanted.sum()) - len(kept)
     over = max(0, len(kept) - int(observation["budget"][0]))

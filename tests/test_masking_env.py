@@ -122,6 +122,27 @@ def test_what_the_rules_forbid_is_dropped_and_counted(tiny_tokenizer):
     assert info["mask/over_budget"] == maskable - int(batch["budget"].sum())
 
 
+@pytest.mark.parametrize("strange", [0.5, np.nan, 2, -1])
+def test_an_action_that_is_no_mask_is_refused(tiny_tokenizer, strange):
+    env = stub_env(tiny_tokenizer)
+    env.reset(seed=2)
+    action = np.zeros(env.action_space.shape)
+    action[3] = strange
+    with pytest.raises(ValueError, match=f"1 to mask it or 0; got {strange}"):
+        env.step(action)
+    env.step(np.zeros(env.action_space.shape, bool))  # nothing was masked by it
+
+
+@pytest.mark.parametrize("options", [{"episodes": 3}, {"episode": -1}])
+def test_options_that_reset_does_not_have_are_refused(tiny_tokenizer, options):
+    env = stub_env(tiny_tokenizer)
+    first, _ = env.reset(seed=2)
+    with pytest.raises(ValueError, match="takes `episode`, 0 or more, and `weights`"):
+        env.reset(seed=3, options=options)
+    assert env.run_seed == 2
+    assert env.episode_index == 0
+
+
 def test_agent_and_references_share_data_seed_and_settings(tiny_tokenizer):
     env = stub_env(tiny_tokenizer, references={"random": "random", "none": "none"})
     _, _, info = play(env, first_maskable, seed=4)
