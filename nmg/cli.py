@@ -134,8 +134,11 @@ def _is_users(error: Exception) -> bool:
     if not isinstance(error, ValueError):
         from safetensors import SafetensorError
 
-        # The last is safetensors' own, for files that are damaged or cannot be written.
-        return isinstance(error, OSError | ModuleNotFoundError | SafetensorError)
+        from nmg.executors import JobFailedError
+
+        # The third is safetensors' own, for files that are damaged or cannot be written.
+        users = OSError | ModuleNotFoundError | SafetensorError | JobFailedError
+        return isinstance(error, users)
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

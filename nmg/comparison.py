@@ -151,13 +151,18 @@ def _row_cells(table: ComparisonTable, row: Row) -> list[str]:
     ]
     if row.versus is None:
         return [row.name, values[0], "", "the reference", *values[1:]]
-    versus, digits = row.versus, _digits(row.means[table.headline])
-    interval = f"{versus.difference:+.{digits}f} "
+    interval = with_interval(row.versus, _digits(row.means[table.headline]))
+    return [row.name, values[0], interval, row.versus.verdict, *values[1:]]
+
+
+def with_interval(versus: Comparison, digits: int) -> str:
+    """``+0.031 [+0.012, +0.050]``, with more digits where a bound would look like zero."""
     if math.isinf(versus.low):
-        interval += "[one pair: no interval]"
-    else:
-        interval += f"[{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
-    return [row.name, values[0], interval, versus.verdict, *values[1:]]
+        return f"{versus.difference:+.{digits}f} [one pair: no interval]"
+    near = min(abs(versus.low), abs(versus.high))
+    if 0 < near < 0.5 * 10**-digits:
+        digits = 1 - math.floor(math.log10(near))
+    return f"{versus.difference:+.{digits}f} [{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
 
 
 def _digits(mean: float) -> int:

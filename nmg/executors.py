@@ -48,7 +48,7 @@ class ProcessExecutor:
     Args:
         factory: makes the scorer in each worker.
         workers: number of processes.
-        timeout: seconds one job may take; ``None`` for no limit.
+        timeout: seconds one job may take, loading the model left out; ``None`` for no limit.
         progress: called in this process with the phases reported by any worker.
 
     Attributes:
@@ -121,9 +121,11 @@ class ProcessExecutor:
             if not future.set_running_or_notify_cancel():
                 continue
             for attempt in range(ATTEMPTS):
-                if worker is None:
-                    worker = _Worker(factory, number)
-                    self._workers.add(worker)
+                try:
+                    worker = worker or self._start(factory, number)
+                except Exception as error:  # no memory for a process, say
+                    future.set_exception(error)
+                    break
                 last = attempt + 1 == ATTEMPTS
                 if not self._try(worker, job, future, timeout, progress, last):
                     self._workers.discard(worker)
@@ -132,6 +134,13 @@ class ProcessExecutor:
                     break
         if worker is not None:
             worker.stop()
+
+    def _start(self, factory: ScorerFactory, number: int) -> _Worker:
+        worker = _Worker(factory, number)
+        self._workers.add(worker)
+        if self._aborted:  # while it was starting
+            worker.kill()
+        return worker
 
     def _try(
         self,
@@ -167,7 +176,6 @@ class _Worker:
 
     def __init__(self, factory: ScorerFactory, number: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._ready = False
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, factory, number), daemon=True)
         with _single_threaded():
@@ -175,20 +183,22 @@ class _Worker:
         theirs.close()
 
     def run(self, job: ScoreJob, timeout: float | None, progress: Progress | None) -> Score:
-        """Score a job; the time limit counts from when the worker is up."""
-        if not self._ready:
-            self._ready = bool(self._receive(None))
+        """Score a job; the time limit counts from when the worker has its model."""
         with _died_if_closed():
             self._pipe.send(job)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = math.inf
         while True:
-            kind, value = self._receive(None if timeout is None else deadline - time.monotonic())
+            left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+            kind, value = self._receive(left)
+            if kind == "begun":
+                deadline = math.inf if timeout is None else time.monotonic() + timeout
+                continue
             if kind == "score":
                 return value
             if kind == "error":
                 raise _ScorerFailed(value)
             if kind == "late":
-                raise _WorkerLost(f"it took more than its {timeout:g} s.")
+                raise _WorkerLost(f"it took more than its {timeout:g} s; --job-timeout gives more.")
             if progress is not None:
                 progress(*value)
 
@@ -244,7 +254,6 @@ def _work(pipe: Connection, factory: ScorerFactory, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     scorer = None
-    pipe.send(True)
     while True:
         try:
             job = pipe.recv()
@@ -252,6 +261,7 @@ def _work(pipe: Connection, factory: ScorerFactory, number: int) -> None:
             return
         try:
             scorer = scorer or factory(lambda *step: pipe.send(("progress", step)), number)
+            pipe.send(("begun", None))
             answer: tuple[str, Any] = ("score", scorer(job))
         except Exception as error:
             answer = ("error", _portable(error))

@@ -12,7 +12,7 @@ from envs.world import Deal
 from nmg.assembly import Stage
 from nmg.callbacks import read_records
 from nmg.checkpoint import chosen_checkpoint, write_text
-from nmg.comparison import ComparisonTable, as_json, as_text, tabulate
+from nmg.comparison import ComparisonTable, as_json, as_text, tabulate, with_interval
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, Masking, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
@@ -130,10 +130,9 @@ def _lead(table: ComparisonTable | None) -> str:
     assert versus is not None
     pairs, unit = table.pairs
     over = f"{pairs} paired {unit}" if pairs > 1 else f"one {unit.rstrip('s')}"
-    interval = f"95% interval {versus.low:+.3f} to {versus.high:+.3f}"
     return (
         f"Against random masking, over {over}: {versus.verdict} ({table.headline} "
-        f"{versus.difference:+.3f}, {interval if pairs > 1 else 'one pair: no interval'})."
+        f"{with_interval(versus, 3)}, at 95%)."
     )
 
 

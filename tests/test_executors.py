@@ -109,6 +109,22 @@ def test_a_lost_worker_is_replaced_and_the_job_tried_again(tmp_path):
             always_dies.result(60)
 
 
+def slow_to_load(progress, number):
+    time.sleep(1.5)
+    return score
+
+
+def test_the_time_limit_is_for_a_job_and_not_for_loading_the_model():
+    with ProcessExecutor(slow_to_load, 1, timeout=1.0) as pool:
+        assert pool.submit(job(1)).result(60).metrics == {"f1": 1.1}
+
+
+def test_a_worker_that_cannot_be_started_is_said():
+    with ProcessExecutor(lambda progress, number: score, 1) as pool:  # cannot be pickled
+        with pytest.raises(Exception, match="pickle"):
+            pool.submit(job(1)).result(60)
+
+
 class Counting:
     def __init__(self):
         self.runs = 0
@@ -213,6 +229,6 @@ def test_errors_that_no_pipe_can_carry_are_told_in_words():
             _work(pipe, factory, 0)
         finally:
             signal.signal(signal.SIGINT, before)
-        (_, (kind, error)) = pipe.said
+        ((kind, error),) = pipe.said
         assert kind == "error"
         assert str(error) == f"{type(raised).__name__}: {raised}"

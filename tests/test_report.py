@@ -41,6 +41,18 @@ def test_the_printed_table_names_every_metric_and_says_how_to_read_it():
     assert "no interval" in as_text(table(1))
 
 
+def test_an_interval_that_leaves_zero_out_shows_it():
+    nll = {"random": 1.0, "policy": 0.9996}
+    scores = {name: [{"nll": x + 1e-4 * s * (x < 1)} for s in range(5)] for name, x in nll.items()}
+    (row,) = (
+        line
+        for line in as_text(tabulate(scores, headline="nll", higher_is_better=False)).splitlines()
+        if line.startswith("policy")
+    )
+    assert "-0.0002000 [-0.0003963, -0.0000037]" in row
+    assert "better" in row
+
+
 def test_the_likelihood_has_a_verdict_of_its_own():
     scores = {
         name: [{"f1": 70.0, "nll": nll + 0.01 * seed} for seed in range(5)]

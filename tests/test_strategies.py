@@ -457,6 +457,28 @@ def test_shuffled_keeps_rates_and_loses_places():
     assert (masks * columns).sum() / masks.sum() == pytest.approx(39.5, abs=1.5)
 
 
+def test_shuffled_does_not_copy_the_policy_where_it_was_measured():
+    rng = np.random.default_rng(0)
+    shape = (200, 30)
+    observation = {
+        "input_ids": rng.permutation(6000).reshape(shape),  # each its own type: its place is known
+        "word_ids": np.broadcast_to(np.arange(30), shape),
+        "maskable": np.ones(shape, np.int8),
+        "budget": np.full((200, 1), 3),
+        "context_id": np.arange(200)[:, None],
+    }
+    policy = FavouriteTypes()
+    original, _ = policy.predict(observation)
+
+    def shared(measured_on):
+        masks, _ = ShuffledPolicy(policy, measured_on).predict(observation)
+        return (masks & original).sum() / original.sum()
+
+    assert shared(observation) == pytest.approx(0.1, abs=0.04)  # chance
+    unnumbered = {name: a for name, a in observation.items() if name != "context_id"}
+    assert shared(unnumbered) == 1.0
+
+
 def test_shuffled_copies_a_policy_that_saves_budget():
     rng = np.random.default_rng(0)
     observation = {

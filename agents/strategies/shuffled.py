@@ -9,15 +9,28 @@ fitting, so that over the contexts the p_i of each type average to r_t. The poli
 fulfil both conditions, so both can be met at once.
 
 A type seen once has a rate of 0 or 1, which is its place as well: measured on the contexts it
-then masks, the control copies the policy there. Measure it on many contexts, or on others.
+then masks, the control would copy the policy there. So contexts of even id are masked by what was
+measured on those of odd id, and the other way round.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from agents.strategies.base import Batch, Observation, Strategy
 from agents.strategies.schedules import Masks
+
+
+class _Rates(NamedTuple):
+    """Weights of token ids and where they are known, (V,); the weight of all others; the part of a
+    budget that is used."""
+
+    weight_V: np.ndarray
+    known_V: np.ndarray
+    unseen: float
+    fill: float
 
 
 class ShuffledPolicy(Strategy):
@@ -28,7 +41,8 @@ class ShuffledPolicy(Strategy):
 
     Args:
         policy: a learned policy or any strategy.
-        observation: contexts to measure it on, entries (B, L).
+        observation: contexts to measure it on, entries (B, L). Without ``context_id``, or with
+            nothing to mask in those of one parity, all serve for all.
         deterministic: how the policy is asked for its masks.
         draws: how often, for a policy that draws.
         seed: of the draws.
@@ -48,43 +62,53 @@ class ShuffledPolicy(Strategy):
         masks = [policy.predict(observation, deterministic=deterministic)[0] for _ in range(draws)]
         masked_BL = np.mean(np.stack(masks), axis=0).reshape(batch.maskable_BL.shape)
         masked_BL *= batch.maskable_BL
-        if not batch.maskable_BL.any():
+        full_B = batch.maskable_BL.any(1)
+        if not full_B.any():
             raise ValueError("The contexts to measure the policy on hold no token to mask.")
-        self.rate_V = self._measure(batch, masked_BL)
-        self.fill = float(masked_BL.sum() / max(batch.budget_B.sum(), 1))
-        self._weight_V, self._unseen = self._fit(batch, masked_BL)
-
-    @staticmethod
-    def _measure(batch: Batch, masked_BL: np.ndarray) -> np.ndarray:
-        """The policy's mask rate of each token id, (V,); NaN for ids it was not measured on."""
-        ids = batch.input_ids_BL[batch.maskable_BL]
-        seen_V = np.bincount(ids)
-        masked_V = np.bincount(ids, weights=masked_BL[batch.maskable_BL])
-        return np.where(seen_V > 0, masked_V / np.maximum(seen_V, 1), np.nan)
-
-    def _fit(
-        self, batch: Batch, masked_BL: np.ndarray, rounds: int = 50
-    ) -> tuple[np.ndarray, float]:
-        """Weights per token id, (V,), and the weight of an id that was not seen."""
-        ids = batch.input_ids_BL[batch.maskable_BL]
-        target_V = np.bincount(ids, weights=masked_BL[batch.maskable_BL])
-        size_B = masked_BL.sum(1)
-        weight_V = np.nan_to_num(self.rate_V)
-        ids_BL = np.where(batch.maskable_BL, batch.input_ids_BL, 0)
-        for _ in range(rounds):
-            chance_BL = inclusion(weight_V[ids_BL] * batch.maskable_BL, size_B)
-            reached_V = np.bincount(ids, weights=chance_BL[batch.maskable_BL])
-            weight_V *= np.where(reached_V > 0, target_V / np.maximum(reached_V, 1e-12), 1.0)
-            weight_V /= max(weight_V.max(), 1e-12)
-        return weight_V, float(weight_V[ids].mean())
+        odd_B = _odd(batch)
+        halves = [full_B & odd_B, full_B & ~odd_B]
+        if not all(half_B.any() for half_B in halves):
+            halves = [full_B, full_B]
+        self._rates_of_even, self._rates_of_odd = (
+            _measure(batch, masked_BL, half_B) for half_B in halves
+        )
 
     def choose(self, batch: Batch, deterministic: bool) -> np.ndarray:
-        known_BL = batch.input_ids_BL < len(self._weight_V)
-        ids_BL = np.where(known_BL, batch.input_ids_BL, 0)
-        known_BL &= ~np.isnan(self.rate_V[ids_BL])
-        weights_BL = np.where(known_BL, self._weight_V[ids_BL], self._unseen) * batch.maskable_BL
-        chance_BL = inclusion(weights_BL, self.fill * batch.budget_B)
+        odd_B = _odd(batch)
+        chance_BL = np.zeros(batch.maskable_BL.shape)
+        for rows_B, rates in ((~odd_B, self._rates_of_even), (odd_B, self._rates_of_odd)):
+            ids_RL, maskable_RL = batch.input_ids_BL[rows_B], batch.maskable_BL[rows_B]
+            known_RL = ids_RL < len(rates.known_V)
+            ids_RL = np.where(known_RL, ids_RL, 0)
+            known_RL &= rates.known_V[ids_RL]
+            weights_RL = np.where(known_RL, rates.weight_V[ids_RL], rates.unseen) * maskable_RL
+            chance_BL[rows_B] = inclusion(weights_RL, rates.fill * batch.budget_B[rows_B])
         return np.stack([systematic(chance_L, self._rng) for chance_L in chance_BL])
+
+
+def _odd(batch: Batch) -> np.ndarray:
+    """Which contexts have an odd id, bool (B,)."""
+    rows = len(batch.maskable_BL)
+    ids_B = np.reshape(batch.observation.get("context_id", np.zeros(rows, np.int64)), rows)
+    return ids_B % 2 == 1
+
+
+def _measure(batch: Batch, masked_BL: np.ndarray, rows_B: np.ndarray, rounds: int = 50) -> _Rates:
+    """Of the policy's masks, or shares of draws, in some of the contexts."""
+    maskable_RL, masked_RL = batch.maskable_BL[rows_B], masked_BL[rows_B]
+    ids_RL = np.where(maskable_RL, batch.input_ids_BL[rows_B], 0)
+    ids = ids_RL[maskable_RL]
+    seen_V = np.bincount(ids)
+    target_V = np.bincount(ids, weights=masked_RL[maskable_RL])
+    weight_V = target_V / np.maximum(seen_V, 1)
+    size_R = masked_RL.sum(1)
+    for _ in range(rounds):
+        chance_RL = inclusion(weight_V[ids_RL] * maskable_RL, size_R)
+        reached_V = np.bincount(ids, weights=chance_RL[maskable_RL])
+        weight_V *= np.where(reached_V > 0, target_V / np.maximum(reached_V, 1e-12), 1.0)
+        weight_V /= max(weight_V.max(), 1e-12)
+    fill = float(masked_RL.sum() / max(batch.budget_B[rows_B].sum(), 1))
+    return _Rates(weight_V, seen_V > 0, float(weight_V[ids].mean()), fill)
 
 
 def inclusion(weights_BL: np.ndarray, size_B: np.ndarray) -> np.ndarray:

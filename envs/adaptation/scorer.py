@@ -47,9 +47,11 @@ class Scorer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what scores depend on beside their jobs: the model's own weights and the precision."""
+        """Of what scores depend on beside their jobs: the model's own weights, the precision, and
+        the kind of device, which draws other dropout."""
+        lm = self.language_model
         digest = hashlib.sha256(self.weights[BASE].cpu().numpy().tobytes()).hexdigest()
-        return f"{digest[:16]}-{self.language_model.precision}"
+        return f"{digest[:16]}-{lm.precision}-{lm.device.type}"
 
     def __call__(self, job: ScoreJob) -> Score:
         """Run a job. Deterministic on CPU; torch's global generator is left as it was."""
