@@ -151,17 +151,17 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        options = _known(options)
+        given = _known(options)
         super().reset(seed=seed)
         self._drop_pending()
         if seed is not None or self.run_seed is None:
             self.run_seed = int(self.np_random.integers(2**31)) if seed is None else seed
             self.episode_index = -1
             self.weights = BASE
-        self.episode_index = int(options.get("episode", self.episode_index + 1))
+        self.episode_index = int(given.get("episode", self.episode_index + 1))
         if self.continual_reset_every and self.episode_index % self.continual_reset_every == 0:
             self.weights = BASE
-        self.weights = options.get("weights", self.weights)
+        self.weights = given.get("weights", self.weights)
 
         self._deal = self.world.deal(self._seed("deal"))
         self._batch = spaces.pad_contexts(

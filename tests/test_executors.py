@@ -121,8 +121,7 @@ def test_the_time_limit_is_for_a_job_and_not_for_loading_the_model():
 
 def test_a_worker_that_cannot_be_started_is_said():
     with ProcessExecutor(lambda progress, number: score, 1) as pool:  # cannot be pickled
-        with pytest.raises(Exception, match="pickle"):
-            pool.submit(job(1)).result(60)
+        assert "pickle" in str(pool.submit(job(1)).exception(60))
 
 
 class Counting:

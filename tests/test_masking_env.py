@@ -136,7 +136,7 @@ def test_an_action_that_is_no_mask_is_refused(tiny_tokenizer, strange):
 @pytest.mark.parametrize("options", [{"episodes": 3}, {"episode": -1}])
 def test_options_that_reset_does_not_have_are_refused(tiny_tokenizer, options):
     env = stub_env(tiny_tokenizer)
-    first, _ = env.reset(seed=2)
+    env.reset(seed=2)
     with pytest.raises(ValueError, match="takes `episode`, 0 or more, and `weights`"):
         env.reset(seed=3, options=options)
     assert env.run_seed == 2
