@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
@@ -81,6 +82,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
+        self.seed_is_drawn = seed is None
         super().__init__(
             MaskingPolicy,
             env,  # type: ignore[arg-type]
@@ -91,7 +93,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             gradient_steps=settings.updates,
             replay_buffer_class=MaskReplayBuffer,  # type: ignore[arg-type]
             support_multi_env=True,
-            seed=seed,
+            seed=secrets.randbits(31) if seed is None else seed,
             sde_support=False,
             supported_action_spaces=(spaces.MultiBinary,),
             **options,
@@ -102,26 +104,26 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self.train_freq = (1, "episode") if self.n_envs == 1 else (1, "step")
         self.settings = settings
         self.provider = token_features
-        self.run_seed = seed if seed is not None else secrets.randbits(31)
         self.last_metrics: dict[str, float] = {}
         """Figures of the last episode and of the updates after it."""
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
+        assert self.seed is not None
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._convert_train_freq()
         assert isinstance(self.observation_space, spaces.Dict)
         vocab_size = persistence.vocabulary(self.observation_space)
-        self.features = TokenFeatures(self.provider, self.settings, vocab_size, self.run_seed)
+        self.features = TokenFeatures(self.provider, self.settings, vocab_size, self.seed)
         self.features.to(self.device)
         self.players = Players(
             self.observation_space,
             self.action_space,
             self.features,
             self.settings,
-            seed=self.run_seed,
+            seed=self.seed,
             n_envs=self.n_envs,
             device=self.device,
         )
@@ -133,12 +135,18 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             contexts=self.settings.replay_contexts,
             priority=self.settings.replay_priority,
             normalise=self.settings.reward == "difference",
-            seed=self.run_seed,
+            seed=self.seed,
         )
         self.experience = Experience(self.settings, self.features, self.memory)
-        self.rollouts = Rollouts(self.experience, self.players, self.run_seed, self.n_envs)
+        self.rollouts = Rollouts(self.experience, self.players, self.seed, self.n_envs)
         self._value_weights_D = self.experience.value_weights(self.device)
         self._untrained = 0
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the environment. Everything else has generators of its own, so that the process's,
+        which Stable-Baselines3 would seed, too, stay the user's."""
+        if self.env is not None:
+            self.env.seed(seed)
 
     @property
     def opponent(self) -> Opponent:
@@ -189,6 +197,13 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
         """Learn what a whole episode says: frequencies, basis, critic, replay, opponent."""
+        if info.get("TimeLimit.truncated"):
+            warnings.warn(
+                f"Nothing is learned from episode {self._episode_num}: it was cut short before its "
+                "scores; leave out what limits its steps.",
+                stacklevel=2,
+            )
+            return
         contexts = episode.contexts()
         runs = read_runs(info, episode, *self._metric(info))
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
@@ -236,22 +251,40 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
             self.rollouts.forget_unfinished()
+        wants = self.settings.self_play != "none" and not self.players.attached
+        if wants and self.env is not None and self.env.has_attr("references"):
+            warnings.warn(
+                f"Self-play is {self.settings.self_play!r}, but the environment has no opponent: "
+                "call attach_opponent() first, or set self_play to 'none'.",
+                stacklevel=3,
+            )
         return super()._setup_learn(total, callback, reset_num_timesteps, *rest)
 
-    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any
+    ) -> RolloutReturn:
         """Play; first learn from an episode that was saved before its updates were made."""
         self.train(self.gradient_steps, self.batch_size)
-        rollout = super().collect_rollouts(env, *args, **kwargs)
+        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
         if not rollout.continue_training:
-            # A callback stopped in the middle of a step: the environments went on without us.
-            self.num_timesteps -= self.rollouts.forget_unfinished()
-            self._last_obs = None
+            self._stop(env, callback.locals)
         return rollout
 
+    def _stop(self, env: VecEnv, last: dict[str, Any]) -> None:
+        """A callback stopped in the middle of a step, which the environments have taken."""
+        if last["dones"].any():  # what was played to its end is not lost
+            names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
+            self._store_transition(*(last[name] for name in names))
+            self._episode_num += int(last["dones"].sum())
+        self.num_timesteps -= self.rollouts.forget_unfinished()
+        self._last_obs = None
+        if env.has_attr("episode_index"):
+            self.rollouts.resume(env, self.rollouts.numbers(env), None)
+
     def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Update after a finished episode; does nothing otherwise."""
-        due, self._untrained = self._untrained > 0, 0
-        if not due or not self.experience.started:
+        """Update, so many times for each episode finished since; does nothing without one."""
+        gradient_steps, self._untrained = gradient_steps * self._untrained, 0
+        if not gradient_steps or not self.experience.started:
             return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.players.optimizers)

@@ -59,7 +59,6 @@ def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
         "states": agent.provider is not None,
         "vocabulary": getattr(agent.provider, "vocabulary", None),
         "seed": agent.seed,
-        "run_seed": agent.run_seed,
     }
     (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -140,16 +139,15 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
             for name, value in values.items():
                 tensors[f"{number}.{index}.{name}"] = value.cpu().numpy()
     _write_tensors(folder / "optimizers.safetensors", tensors)
-    episodes, steps = agent.rollouts.unfinished()
     counters = {name: getattr(agent, name) for name in COUNTERS}
-    counters["num_timesteps"] -= steps  # they will be played again
+    counters["num_timesteps"] -= agent.rollouts.unfinished()  # they will be played again
     state = {
         "replay": rest,
         "progress_remaining": agent._current_progress_remaining,
         "policy_rng": agent.players.policy.generator.bit_generator.state,
         "opponent_rngs": [o.generator.bit_generator.state for o in agent.players.opponents],
         "counters": counters,
-        "episodes": agent.rollouts.begun - episodes,
+        **_places(agent),
         "attached": agent.players.attached,
     }
     (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
@@ -159,7 +157,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     """Take back what ``save_state`` wrote, into an agent of the same settings and seed."""
     state, about = _read_json(folder / "state.json"), _read_json(folder / "agent.json")
     settings = json.loads(json.dumps(asdict(agent.settings)))
-    if about["settings"] != settings or (agent.seed, about["seed"]).count(about["seed"]) != 2:
+    if about["settings"] != settings or not (agent.seed_is_drawn or agent.seed == about["seed"]):
         changed = [n for n in settings if settings[n] != about["settings"].get(n)] or ["seed"]
         raise ValueError(
             f"The state in '{folder}' was saved with another {', '.join(changed)}; "
@@ -173,7 +171,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
             f"has {length}; resume on the environment that the run was started on."
         )
     _fill(agent, folder)
-    agent.run_seed = agent.rollouts.seed = about["run_seed"]
+    agent.seed = agent.rollouts.seed = about["seed"]
     agent.memory.load_state(_read_tensors(folder / "replay.safetensors"), state["replay"])
     tensors = _read_tensors(folder / "optimizers.safetensors")
     for number, optimizer in enumerate(agent.players.optimizers):
@@ -190,14 +188,21 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     for name, value in state["counters"].items():
         setattr(agent, name, value)
     agent.rollouts.forget_unfinished()
-    agent.rollouts.begun = state["episodes"]
     agent._last_obs = None
     if agent.env is not None:
         if state.get("attached"):
             agent.attach_opponent()
-        # The next reset deals the episode that would have come next.
         agent.env.seed(agent.seed)
-        agent.env.set_options({"episode": agent.rollouts.begun // agent.n_envs})
+        agent.rollouts.resume(agent.env, state["episodes"], state["weights"])
+
+
+def _places(agent: MaskingActorCritic) -> dict[str, Any]:
+    """The episode that each environment is to play next, and the weights that it starts from."""
+    env = agent.env
+    if env is None:
+        return {"episodes": [], "weights": None}
+    weights = env.get_attr("weights") if env.has_attr("weights") else None
+    return {"episodes": agent.rollouts.numbers(env), "weights": weights}
 
 
 def _observation_space(length: int, vocab_size: int) -> spaces.Dict:

@@ -14,17 +14,14 @@ from agents.players import Players
 class Rollouts:
     """The episodes being played, one for each environment.
 
-    What is random in an episode depends on the run's seed and the episode's number alone, so an
-    episode that was broken off is played again in the same way.
-
-    Attributes:
-        begun: episodes begun so far.
+    What is random in an episode depends on the run's seed, the environment and the episode's
+    number there alone, so an episode that was broken off is played again in the same way.
     """
 
     def __init__(self, experience: Experience, players: Players, seed: int, n_envs: int) -> None:
         self.experience, self.players, self.seed = experience, players, seed
-        self.begun = 0
         self._playing: list[PlayedEpisode | None] = [None] * n_envs
+        self._finished = [0] * n_envs
 
     def mask(self, index: int, context: Contexts, env: VecEnv) -> np.ndarray:
         """The mask of the context that an environment shows, bool (L,)."""
@@ -33,8 +30,8 @@ class Rollouts:
 
     def _begin(self, index: int, env: VecEnv) -> PlayedEpisode:
         """Draw how this episode leans, and mask all of it at once where the environment can."""
-        rng = np.random.default_rng([self.seed, 4, self.begun])
-        self.begun += 1
+        number = self.numbers(env)[index]
+        rng = np.random.default_rng([self.seed, 4, number, *([index] if index else [])])
         lean = self.experience.draw_lean(rng)
         episode = PlayedEpisode(self.players.networks[PLAYER], lean, rng)
         self._playing[index] = episode
@@ -52,16 +49,30 @@ class Rollouts:
         if not done:
             return None
         self._playing[index] = None
+        self._finished[index] += 1
         return episode
 
-    def unfinished(self) -> tuple[int, int]:
-        """Episodes begun but not finished, and the environment steps spent on them."""
-        playing = [episode for episode in self._playing if episode is not None]
-        return len(playing), sum(len(episode) for episode in playing)
+    def numbers(self, env: VecEnv) -> list[int]:
+        """Of the episode that each environment is in, as it counts them, or else as we do."""
+        if env.has_attr("episode_index"):
+            # Before the first reset it is -1.
+            return [max(0, int(number)) for number in env.get_attr("episode_index")]
+        return list(self._finished)
+
+    def unfinished(self) -> int:
+        """Environment steps spent on episodes that are not finished."""
+        return sum(len(episode) for episode in self._playing if episode is not None)
 
     def forget_unfinished(self) -> int:
         """Drop unfinished episodes; gives their environment steps."""
-        episodes, steps = self.unfinished()
-        self.begun -= episodes
+        steps = self.unfinished()
         self._playing = [None] * len(self._playing)
         return steps
+
+    def resume(self, env: VecEnv, numbers: list[int], weights: list[str] | None) -> None:
+        """Let the next reset deal these episodes, and start from these weights."""
+        self._finished = list(numbers)
+        options: list[dict[str, object]] = [{"episode": number} for number in numbers]
+        for given, key in zip(options, weights or (), strict=False):
+            given["weights"] = key
+        env.set_options(options)

@@ -139,27 +139,29 @@ def evaluate(
     Returns:
         Masking -> the metrics of each deal, and the share of informative tokens where known.
     """
-    running: list[dict[str, tuple[ScoreJob, Future[Score]]]] = []
-    for number, deal in enumerate(deals):
-        jobs = {
-            name: masking_job(
+    running: dict[str, list[tuple[ScoreJob, Future[Score]]]] = {}
+    # A rehearsal trains a model here: the workers have something to do meanwhile.
+    for name in sorted(maskings, key=lambda name: hasattr(maskings[name], "rehearse")):
+        running[name] = []
+        for number, deal in enumerate(deals):
+            job = masking_job(
                 world,
                 deal,
-                masking,
+                maskings[name],
                 name=name,
                 budget=budget,
                 settings=settings,
                 run=run,
                 number=number,
             )
-            for name, masking in maskings.items()
-        }
-        running.append({name: (job, executor.submit(job)) for name, job in jobs.items()})
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in maskings}
-    for deal, results in zip(deals, running, strict=True):
-        for name, (job, future) in results.items():
-            scores[name].append({**future.result().metrics, **_informative(job, deal)})
-    return scores
+            running[name].append((job, executor.submit(job)))
+    return {
+        name: [
+            {**future.result().metrics, **_informative(job, deal)}
+            for deal, (job, future) in zip(deals, running[name], strict=True)
+        ]
+        for name in maskings
+    }
 
 
 def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:

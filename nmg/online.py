@@ -2,10 +2,10 @@
 
 A score job holds its masks: that is what makes it pure. A strategy that learns from the model's
 losses (`feedback`) has none before the model has trained. So it is rehearsed: a copy of the model
-is further pre-trained on the deal's contexts with the settings of the job, the strategy learns on
-the way, and the masks that it chose at its last visit of each context are the job's. They stay the
-same in every epoch, as all other maskings' do: with new masks at each visit two things would
-differ.
+is further pre-trained on the deal's contexts with the job's epochs, batches and learning rate
+(which `adapt` warms up), the strategy learns on the way, and the masks that it chose at its last
+visit of each context are the job's. They stay the same in every epoch, as all other maskings' do:
+with new masks at each visit two things would differ.
 """
 
 from __future__ import annotations

@@ -42,8 +42,7 @@ def check_names(config: TrainingConfig, on: Stage) -> None:
         ConfigError: if the agent could not learn from the metric.
         ValueError: if there is no such strategy, or it cannot be a rival.
     """
-    # The agent takes every metric but nll for higher-is-better.
-    known = [name for name, up in on.task.higher_is_better.items() if up or name == "nll"]
+    known = list(on.task.higher_is_better)
     if config.agent.metric not in ("headline", *known):
         raise ConfigError(
             f"metric is {config.agent.metric!r}; it must be headline or one of {', '.join(known)}."

@@ -33,16 +33,16 @@ class ToyMasking(gym.Env):
             }
         )
         self.action_space = spaces.MultiBinary(LENGTH)
-        self.episode, self.run_seed = -1, 0
+        self.episode_index, self.run_seed = -1, 0
         if batched:
             self.observe_episode = lambda: self._observe(slice(None))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.episode = 0 if seed is not None else self.episode + 1
+        self.episode_index = 0 if seed is not None else self.episode_index + 1
         self.run_seed = seed if seed is not None else self.run_seed
-        self.episode = (options or {}).get("episode", self.episode)
-        self.rng = np.random.default_rng([self.run_seed, self.episode])
+        self.episode_index = (options or {}).get("episode", self.episode_index)
+        self.rng = np.random.default_rng([self.run_seed, self.episode_index])
         ids = self.rng.integers(4, TYPES, (CONTEXTS, LENGTH))
         self.lengths = self.rng.integers(LENGTH - 3, LENGTH + 1, CONTEXTS)
         self.real = np.arange(LENGTH) < self.lengths[:, None]
@@ -54,7 +54,7 @@ class ToyMasking(gym.Env):
     def _observe(self, rows):
         maskable = self.real & (self.ids > 3)
         words = np.where(maskable, np.arange(LENGTH), -1)
-        number = np.arange(CONTEXTS)[:, None] + CONTEXTS * self.episode
+        number = np.arange(CONTEXTS)[:, None] + CONTEXTS * self.episode_index
         budget = np.full((CONTEXTS, 1), BUDGET)
         values = (self.ids, self.real, words, maskable, number, budget)
         spaces_ = self.observation_space.spaces
@@ -74,7 +74,7 @@ class ToyMasking(gym.Env):
         masks = {"agent": np.stack(self.masks)}
         for name, policy in self.references.items():
             if hasattr(policy, "seed"):
-                policy.seed(self.episode)
+                policy.seed(self.episode_index)
             masks[name] = policy.predict(everything, deterministic=False)[0]
         scores = {name: self._score(mask) for name, mask in masks.items()}
         gain = scores["agent"]["accuracy"] - scores.get("random", {"accuracy": 0})["accuracy"]

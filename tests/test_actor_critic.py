@@ -1,11 +1,13 @@
 """The agent on an environment with a known answer; its files; its promises to its users."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TimeLimit
 from masking_toy import CONTEXTS, TYPES, ToyMasking, TypeStates, learned_share
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -58,7 +60,7 @@ def everything(agent):
     arrays |= {f"features.{k}": v for k, v in agent.features.state().items()}
     if agent.experience.critic is not None:
         arrays |= {f"critic.{k}": v for k, v in agent.experience.critic.state().items()}
-    counters = (agent.num_timesteps, agent._n_updates, agent.rollouts.begun, rest["rng"])
+    counters = (agent.num_timesteps, agent._n_updates, agent._episode_num, rest["rng"])
     return arrays, counters
 
 
@@ -203,7 +205,7 @@ def test_perturbation_is_shared_by_the_masks_of_an_episode():
 
 
 class StopAt(BaseCallback):
-    def __init__(self, calls, action):
+    def __init__(self, calls, action=lambda agent: None):
         super().__init__()
         self.stop, self.action = calls, action
 
@@ -235,9 +237,8 @@ def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
     first, second = make(QUICK, seed=None), make(QUICK, seed=None)
     for agent in (first, second):
         agent.load_state(tmp_path)
-        agent.env.seed(0)  # the environment's own seed is nobody's to keep
         play(agent, 1)
-    assert np.array_equal(*(agent.memory.state()[0]["plays.masks"] for agent in (first, second)))
+    assert same(first, second)
 
 
 def test_an_episode_saved_before_its_updates_gets_them_on_resume(tmp_path):
@@ -253,6 +254,73 @@ def test_an_episode_saved_before_its_updates_gets_them_on_resume(tmp_path):
     second = make(QUICK)
     second.load_state(tmp_path)
     assert same(whole, play(second, 2))
+
+
+@pytest.mark.parametrize("step", [CONTEXTS + 3, 2 * CONTEXTS])
+def test_an_agent_that_a_callback_stopped_goes_on_as_if_it_had_not(step):
+    stopped = make(QUICK)
+    stopped.learn(4 * CONTEXTS, callback=StopAt(step))
+    assert stopped.experience.critic.rows == 2 * (step // CONTEXTS)  # what was finished is learned
+    play(stopped, 4 - step // CONTEXTS)
+    assert same(stopped, play(make(QUICK), 4))
+
+
+def test_what_was_dealt_and_not_played_does_not_disturb_a_resume(tmp_path):
+    whole, first = make(QUICK), make(QUICK)
+    for agent in (whole, first):
+        for _ in range(2):  # each begins with a reset, which deals anew
+            agent.learn(2 * CONTEXTS)
+    first.save_state(tmp_path)
+    second = make(QUICK)
+    second.load_state(tmp_path)
+    assert same(play(whole, 2), play(second, 2))
+
+
+def test_weights_that_an_environment_starts_from_are_asked_for_again(tmp_path):
+    class Drifting(ToyMasking):
+        weights = "base"
+
+        def reset(self, *, seed=None, options=None):
+            self.weights = (options or {}).get("weights", "base" if seed else self.weights)
+            return super().reset(seed=seed, options=options)
+
+    agent = play(make(QUICK, env=Drifting()), 1)
+    agent.env.envs[0].unwrapped.weights = "drifted"
+    agent.save_state(tmp_path)
+    again = make(QUICK, env=Drifting())
+    again.load_state(tmp_path)
+    again.env.reset()
+    assert again.env.get_attr("weights") == ["drifted"]
+
+
+def test_the_users_generators_are_left_alone():
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        before = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
+        results.append(play(make(QUICK), 2))
+        after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
+        assert torch.equal(before[0], after[0])
+        assert np.array_equal(before[1], after[1])
+        assert before[2] == after[2]
+    assert same(*results)
+
+
+def test_an_episode_that_was_cut_short_teaches_nothing():
+    agent = make(QUICK, env=TimeLimit(ToyMasking(), CONTEXTS - 1))
+    with pytest.warns(UserWarning, match="cut short"):
+        agent.learn(2 * CONTEXTS)
+    assert agent.experience.critic is None
+    assert not agent.memory.tokens()
+
+
+def test_self_play_without_an_opponent_is_said():
+    env = ToyMasking()
+    agent = MaskingActorCritic(env, QUICK, token_features=TypeStates(), seed=0, device="cpu")
+    with pytest.warns(UserWarning, match="attach_opponent"):
+        agent.learn(CONTEXTS)
 
 
 # Files
@@ -338,7 +406,7 @@ def test_several_environments_at_once():
     agent = make(QUICK, env=DummyVecEnv([ToyMasking, ToyMasking]))
     agent.learn(4 * CONTEXTS)
     assert agent.players.opponents[0] is not agent.players.opponents[1]
-    assert agent._n_updates == 6  # two rounds, each of two episodes that end together
+    assert agent._n_updates == 4 * 3  # three for each episode
     assert agent.experience.critic.rows == 4 * 2
 
 
@@ -350,6 +418,7 @@ def test_losses_can_be_overridden():
             return {"policy": 0.0 * terms["policy"]}
 
     agent = Lazy(ToyMasking(), QUICK, token_features=TypeStates(), seed=0, device="cpu")
+    agent.attach_opponent()
     start = [p.clone() for p in agent.policy.parameters()]
     play(agent, 3)
     assert all(torch.equal(a, b) for a, b in zip(start, agent.policy.parameters(), strict=True))
