@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.adaptation.adapting import AdaptingSettings
-from envs.folders import check_output, whole_folder
-from nmg.checkpoint import MASKING, chosen_checkpoint, write_text
+from envs.folders import check_output, whole_folder, write_text
+from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.comparison import finite
 from nmg.limits import refuse_diverged
 from nmg.new_lm_command import add_source, refuse_tables, training_texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmg.config import TestingConfig, resolve_testing
-from nmg.options import add_flags, build, flatten, given_flags, read_settings, write_settings
+from nmg.config_files import comparison_file
+from nmg.options import add_flags, given_flags, read_settings
+from nmg.run_folders import check_same, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
     from envs.world import Deal
@@ -25,6 +28,8 @@ EXAMPLES = """examples:
            --contexts 200 --examples 1000 --seeds 3
   nmg test --task classification --dataset chemprot --model minilm --strategy idf whole_word
 """
+FREE = ("seeds", "workers", "device", "data_dir", "controls")
+"""Settings that may change when a comparison goes on; more seeds may be added."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -71,13 +76,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then compare."""
     from nmg.checkpoint import chosen_checkpoint
-    from nmg.training import run_folder, stoppable
 
     for policy in args.policy:
         chosen_checkpoint(policy, args.start)  # a wrong path is told at once
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
-    check_folder(folder, config)
+    check_same(folder, config, FREE)
     with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
         compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def resolve(args: argparse.Namespace) -> TestingConfig:
     """Settings from flags, file, preset and the run of the first policy."""
-    from_file = read_settings(args.config) if args.config else {}
+    from_file = comparison_file(args.config, TestingConfig)
     trained = trained_settings(args.policy[0]) if args.policy else {}
     return resolve_testing(given_flags(TestingConfig, args), args.preset, from_file, trained)
 
@@ -98,29 +102,6 @@ def trained_settings(policy: Path) -> dict[str, Any]:
     return {}
 
 
-def check_folder(folder: Path, config: TestingConfig) -> None:
-    """See to it that the folder is free or holds the same comparison.
-
-    Raises:
-        ValueError: if it holds another run, or nothing can be written there.
-    """
-    from envs.folders import check_writable
-
-    check_writable(folder)
-    path = folder / "resolved.yaml"
-    if not path.is_file():
-        return
-    before = read_settings(path)
-    if "seeds" not in before or _comparable(build(TestingConfig, before)) != _comparable(config):
-        raise ValueError(f"{folder} already holds another run; give another --name or --output.")
-
-
-def _comparable(config: TestingConfig) -> Any:
-    """What must be the same for results to go together; more seeds may be added."""
-    free = ("seeds", "workers", "device", "data_dir", "controls")
-    return {name: value for name, value in flatten(config).items() if name not in free}
-
-
 def compare_maskings(
     config: TestingConfig,
     folder: Path,
@@ -129,10 +110,11 @@ def compare_maskings(
     start: int = 0,
 ) -> ComparisonTable:
     """Score every masking with every seed, print the table, write results and report."""
+    from envs.folders import write_text
     from nmg.arena import build_arena
     from nmg.assembly import open_workshop, worker_count
     from nmg.callbacks import EpisodeBar
-    from nmg.checkpoint import described_choice, write_text
+    from nmg.checkpoint import described_choice
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.evaluation import evaluate
     from nmg.forecast import forecast_maskings
@@ -272,6 +254,7 @@ def gather_maskings(
 
 def policy_name(run: Path, taken: Any) -> str:
     """What the table calls a policy: its run's name, numbered if there are two of it."""
+    run = Path(os.path.abspath(run))  # `.` has no name
     folder = run.parent.parent if run.parent.name == "checkpoints" else run
     name = folder.name if folder == run else f"{folder.name}@{int(run.name)}"
     number, unique = 2, name

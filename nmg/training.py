@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.folders import check_writable
 from nmg.config import TrainingConfig, resolve_training
+from nmg.config_files import training_file
 from nmg.options import (
     ConfigError,
     add_flags,
@@ -21,7 +19,13 @@ from nmg.options import (
     differences,
     flatten,
     given_flags,
-    read_settings,
+)
+from nmg.run_folders import (
+    RESOLVED,
+    check_free,
+    run_folder,
+    stoppable,
+    whole_settings,
     write_settings,
 )
 
@@ -66,10 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         config, folder = _resumed(args), args.resume
     else:
-        from_file = read_settings(args.config) if args.config else {}
-        from_file.pop("test", None)
         flags = given_flags(TrainingConfig, args)
-        config = resolve_training(flags, args.preset, from_file)
+        config = resolve_training(flags, args.preset, training_file(args.config))
         folder = args.output or run_folder(config, args.name, "neural")
         check_free(folder)
     with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
@@ -77,63 +79,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_folder(config: Any, name: str | None, kind: str) -> Path:
-    """``output/DATASET/MODEL/NAME_KIND``."""
-    name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    parts = [Path(str(part)).name for part in (config.data.dataset, config.data.model)]
-    return Path("output", *parts, f"{name}_{kind}")
-
-
-def check_free(folder: Path) -> None:
-    """See to it that the folder holds no run yet.
-
-    Raises:
-        ValueError: if it does, or nothing can be written there.
-    """
-    check_writable(folder)
-    if (folder / "resolved.yaml").exists():
-        raise ConfigError(
-            f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
-            "--name or --output."
-        )
-
-
 def _resumed(args: argparse.Namespace) -> TrainingConfig:
-    path = args.resume / "resolved.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no run to resume in {args.resume}: no resolved.yaml.")
+    before, given = whole_settings(args.resume, TrainingConfig), given_flags(TrainingConfig, args)
     for name in ("name", "output", "preset", "config"):
         if getattr(args, name) is not None:
             raise ConfigError(
                 f"--{name} is {getattr(args, name)}, but a resumed run has its folder and its "
                 "settings already; leave it out."
             )
-    before, given = read_settings(path), given_flags(TrainingConfig, args)
-    config = build(TrainingConfig, before | given)
-    after = flatten(config)
-    for name, value in after.items():
-        if name not in MAY_CHANGE and before.get(name, value) != value:
+    config = build(TrainingConfig, before | given, where=str(args.resume / RESOLVED))
+    for name, value in flatten(config).items():
+        if name not in MAY_CHANGE and before[name] != value:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is {value} but the run in {args.resume} was started "
                 f"with {before[name]}; only {', '.join(MAY_CHANGE)} may change on --resume."
             )
     return config
-
-
-@contextmanager
-def stoppable(command: str, folder: Path) -> Iterator[None]:
-    """Let a run that is stopped end with a word on how to go on; files are whole at any moment.
-
-    Args:
-        command: that goes on.
-        folder: where to; a run that is stopped before it has one cannot go on.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not (folder / "resolved.yaml").exists():
-            raise KeyboardInterrupt("stopped before anything was done.") from None
-        raise KeyboardInterrupt(f"stopped; what was done is kept. Go on with: {command}") from None
 
 
 def train(config: TrainingConfig, folder: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from envs.adaptation.jobs import Executor
+from envs.folders import write_text
 from envs.world import Deal
 from nmg.assembly import Stage
 from nmg.callbacks import read_records
-from nmg.checkpoint import chosen_checkpoint, write_text
+from nmg.checkpoint import chosen_checkpoint
 from nmg.comparison import ComparisonTable, as_json, as_text, tabulate
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, Masking, evaluate, observe, seed_of

@@ -1,7 +1,9 @@
 """nmg test: one table over the same seeds, null controls, resumed without computing twice."""
 
 import json
+import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +14,11 @@ from envs.adaptation.scorer import Scorer
 from envs.text.corpus import build_corpus
 from nmg.arena import build_arena
 from nmg.cli import main
+from nmg.comparison import as_json, tabulate
 from nmg.config import TestingConfig
 from nmg.mask_command import masked_spans, painted
 from nmg.options import build, read_settings
-from nmg.testing import gather_maskings
+from nmg.testing import gather_maskings, policy_name
 
 
 @pytest.fixture
@@ -97,6 +100,9 @@ def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
     path.write_text(json.dumps({**about, "vocab_size": about["vocab_size"] + 1}))
     assert main(["test", "--policy", str(run), "--output", str(run / "out")]) == 2
     assert "was made for a vocabulary of" in capsys.readouterr().err
+    path.write_text("[]")
+    assert main(["test", "--policy", str(run), "--output", str(run / "out")]) == 2
+    assert "agent.json is damaged (it holds a list)" in capsys.readouterr().err
 
 
 def test_a_run_called_as_a_strategy_keeps_its_row(tmp_path, monkeypatch):
@@ -158,6 +164,40 @@ def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):
     assert lines[0].split() == ["setting", "policy_neural", "other"]
     assert lines[1].split() == ["budget", "0.2", "0.4"]
     assert lines[2] == ""
+
+
+def test_runs_are_told_apart_by_their_names(tmp_path, capsys, monkeypatch):
+    def heads(*runs: str) -> list[str]:
+        capsys.readouterr()
+        assert main(["diff", *runs]) == 0
+        return capsys.readouterr().out.splitlines()[-2].split()[1:]
+
+    for place in ("a/x", "a/y", "b/x"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "resolved.yaml").write_text("seed: 1")
+    monkeypatch.chdir(tmp_path / "a/x")
+    assert heads(".", "../y") == ["x", "y"]
+    assert heads(".", "../../b/x") == ["a/x", "b/x"]
+    assert heads("../x", "../x/") == ["x", "x"]
+    assert policy_name(Path("."), []) == "x"
+
+
+def test_a_result_that_is_no_number_is_a_dash_and_a_damaged_one_is_told(tmp_path, capsys):
+    table = tabulate(
+        {"random": [{"nll": math.nan}], "idf": [{"nll": 0.5}]},
+        headline="nll",
+        higher_is_better=False,
+    )
+    for name, results in (("one", as_json(table)), ("other", as_json(table)), ("bad", [1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "resolved.yaml").write_text("seed: 1")
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    assert main(["diff", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
+    assert "random (nll)  -      -\nidf (nll)     0.500  0.500" in capsys.readouterr().out
+    for damaged in ("[1]", "{}", '{"headline": "nll", "rows": [1]}'):
+        (tmp_path / "bad" / "results.json").write_text(damaged)
+        assert main(["diff", str(tmp_path / "one"), str(tmp_path / "bad")]) == 2
+        assert "results.json is damaged" in capsys.readouterr().err
 
 
 def test_noise_separates_masks_from_seeds(capsys):

@@ -177,15 +177,36 @@ def test_continual_policies_are_chosen_by_what_testing_shows_them(arguments, tmp
         ("checkpoints/000002/run.json", "{}", "does not say what the checkpoint is of"),
         ("checkpoints/000002/state.json", "{", "state.json"),
         ("metrics.jsonl", '{"episode": 0\n', "Line 1 of"),
+        ("metrics.jsonl", "{}\n", "does not say of which episode"),
+        ("metrics.jsonl", b"\xff\n", "Line 1 of"),
+        ("resolved.yaml", "", "does not say task, dataset, data_dir and"),
+        ("resolved.yaml", "task: classification\ndata", "expected `name: value` lines"),
     ],
 )
 def test_a_damaged_run_is_told_in_one_sentence(arguments, tmp_path, capsys, path, content, words):
     run = tmp_path / "run"
     assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
-    (run / path).write_text(content)
+    (run / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(run.rglob("*"))
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--episodes", "4"]) == 2
     assert words in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_setting_that_a_run_does_not_say_is_not_made_up(arguments, tmp_path, capsys):
+    """A truncated file would be another run, and so would one of before the setting was there."""
+    run = tmp_path / "run"
+    assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
+    whole = (run / "resolved.yaml").read_text()
+    (run / "resolved.yaml").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 2
+    assert "does not say tensorboard: it is damaged" in capsys.readouterr().err
+    (run / "resolved.yaml").write_text(whole)
+    (run / "checkpoints" / "000002.bak").mkdir()  # what people make, and nothing reads
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 0
+    assert len(read_records(run / "metrics.jsonl")) == 4
 
 
 def test_a_damaged_score_is_computed_again(arguments, tmp_path, monkeypatch):
