@@ -153,7 +153,13 @@ class RunLog:
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at)
 
     def write(self, episode: int, record: Mapping[str, Any], seconds: float) -> None:
-        """Record an episode; nested names are joined by a slash for TensorBoard."""
+        """Record an episode; nested names are joined by a slash for TensorBoard.
+
+        Args:
+            episode: its number.
+            record: what metrics.jsonl says of it.
+            seconds: that it took, with its updates and the validation after it.
+        """
         _write_line(self._metrics, {"episode": episode, **record})
         _write_line(self._times, {"episode": episode, "seconds": round(seconds, 4)})
         if self._events is not None:

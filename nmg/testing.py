@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,8 @@ from nmg.options import add_flags, given_flags, read_settings
 from nmg.run_folders import check_same, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
-    from envs.world import Deal
     from nmg.arena import Arena
     from nmg.comparison import ComparisonTable
-    from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
   nmg test --policy output/testbed/tiny/mine_neural --strategy idf --seeds 10
@@ -117,7 +115,7 @@ def compare_maskings(
     from nmg.checkpoint import described_choice
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.evaluation import evaluate
-    from nmg.forecast import forecast_maskings
+    from nmg.forecast import forecast_maskings, jobs_left
     from nmg.testing_report import write_testing_report
     from nmg.training import prepare_process
 
@@ -126,6 +124,7 @@ def compare_maskings(
     comparison = config.comparison
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
     maskings, used = gather_maskings(config, arena, policies, strategies, start)
+    check_rows(folder, maskings, used, seeds)
     # Only now: a comparison that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
@@ -134,10 +133,18 @@ def compare_maskings(
     bar = EpisodeBar(len(maskings) * len(deals), "score job")
     shop = open_workshop(arena.stage, config.data, cache=folder / "scores", bar=bar)
     try:
+        left = jobs_left(
+            arena.stage.world,
+            {(seed, 0): deal for seed, deal in zip(seeds, deals, strict=True)},
+            maskings,
+            shop.executor,
+            budget=comparison.budget,
+            settings=config.adaptation,
+        )
         predicted = forecast_maskings(
             arena.stage,
             deals[0],
-            jobs_left(config, arena, dict(zip(seeds, deals, strict=True)), maskings, shop.executor),
+            left,
             budget=comparison.budget,
             settings=config.adaptation,
             run=seeds[0],
@@ -179,35 +186,42 @@ def compare_maskings(
     return table
 
 
-def jobs_left(
-    config: TestingConfig,
-    arena: Arena,
-    deals: Mapping[int, Deal],
-    maskings: Mapping[str, Any],
-    executor: CachedExecutor,
-) -> int:
-    """How many scores are not remembered; those of maskings that learn on the way all count."""
-    from nmg.evaluation import masking_job
+def check_rows(
+    folder: Path, maskings: Collection[str], used: Mapping[str, str], seeds: Collection[int]
+) -> None:
+    """See to it that nothing goes from the table that a folder holds: it is written anew.
 
-    if not executor.holds_scores:
-        return len(maskings) * len(deals)
-    return sum(
-        hasattr(masking, "rehearse")
-        or not executor.remembers(
-            masking_job(
-                arena.stage.world,
-                deal,
-                masking,
-                name=name,
-                budget=config.comparison.budget,
-                settings=config.adaptation,
-                run=seed,
-                number=0,
-            )
+    Args:
+        folder: of the results.
+        maskings: rows of the table to come.
+        used: policy -> its checkpoint.
+        seeds: of the table to come.
+
+    Raises:
+        ValueError: if a row would go, or be another policy's, or a seed would go.
+    """
+    from nmg.checkpoint import read_object
+
+    if not (folder / "results.json").is_file():
+        return
+    before = read_object(folder / "results.json")
+    try:
+        lost = [row["masking"] for row in before["rows"] if row["masking"] not in maskings]
+        lost += [
+            f"{name} ({path})"
+            for name, path in before["policies"].items()
+            if name in used and Path(path).resolve() != Path(used[name]).resolve()
+        ]
+        lost += [f"seed {seed}" for seed in before["seeds"] if seed not in seeds]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'results.json'} is damaged; delete it, and it is written anew."
+        ) from error
+    if lost:
+        raise ValueError(
+            f"{folder} holds results that this command would remove: {', '.join(lost)}; ask for "
+            "them, too, or give another --name or --output."
         )
-        for seed, deal in deals.items()
-        for name, masking in maskings.items()
-    )
 
 
 def gather_maskings(

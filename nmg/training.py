@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,10 @@ from nmg.run_folders import (
 if TYPE_CHECKING:
     from agents.actor_critic import MaskingActorCritic
     from envs.masking_env import MaskingEnv
+    from envs.world import Deal
     from nmg.assembly import Stage
     from nmg.forecast import Forecast
+    from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
   nmg train                                       the testbed, minutes on a laptop
@@ -43,6 +45,8 @@ EXAMPLES = """examples:
   nmg train --config mine.yaml --seed 3
   nmg train --resume output/testbed/tiny/mine_neural
 """
+LEARNED = 3
+"""Rows of the comparison at the end that depend on what was learned: the policy, its controls."""
 MAY_CHANGE = ("episodes", "workers", "device", "data_dir", "tensorboard", "job_timeout")
 """Settings that a resumed run may be given anew; all others would make it another run."""
 
@@ -126,15 +130,14 @@ def train(config: TrainingConfig, folder: Path) -> None:
     log = RunLog(folder, resume_at=done, tensorboard=config.run.tensorboard)
     try:
         env = build_env(config, on, shop.executor)
-        predicted = announce(config, on, env, done)
+        predicted = announce(config, on, jobs_ahead(config, on, shop.executor, folder, done))
         started = time.perf_counter()
         agent = build_agent(config, on, env)
         callback = TrainingCallback(
             folder,
             log,
             bar,
-            every=config.run.checkpoint_every,
-            last=config.run.episodes,
+            settings=config.run,
             validation=Validation(config, on, shop.executor),
             env=env,
             states=on.states,
@@ -147,7 +150,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
             steps = left * env.contexts_per_episode
             agent.learn(steps, callback=callback, reset_num_timesteps=False)
         bar.begin(final_jobs(config), "score job")
-        finish(config, folder, on, shop.executor, time.perf_counter() - started)
+        finish(config, folder, on, shop.executor)
         print(predicted.against(time.perf_counter() - started))
     finally:
         bar.close()
@@ -168,8 +171,8 @@ def jobs_per_episode(config: TrainingConfig) -> int:
 
 
 def final_jobs(config: TrainingConfig) -> int:
-    """Score jobs of the comparison at the end: policy, random, two controls, rivals, best mask."""
-    maskings = 4 + len(config.run.rivals) + (config.data.task == "testbed")
+    """Score jobs of the comparison at the end: what is learned, random, rivals, best mask."""
+    maskings = LEARNED + 1 + len(config.run.rivals) + (config.data.task == "testbed")
     return config.run.final_episodes * maskings
 
 
@@ -213,17 +216,48 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
     return agent
 
 
-def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Forecast:
+def jobs_ahead(
+    config: TrainingConfig, on: Stage, executor: CachedExecutor, folder: Path, done: int
+) -> int:
+    """Score jobs that a run has before it after ``done`` episodes, all but the remembered ones.
+
+    What a policy masks that has yet to learn is not known: its jobs all count.
+    """
+    from nmg.checkpoint import chosen_checkpoint
+    from nmg.comparison import RANDOM
+    from nmg.forecast import jobs_left
+    from nmg.training_loop import is_checkpoint, validation_deals
+    from nmg.training_report import final_deals, fixed_maskings, learned_maskings
+
+    def left(deals: Sequence[Deal], maskings: Mapping[str, Any]) -> int:
+        numbered = {(config.run.seed, number): deal for number, deal in enumerate(deals)}
+        budget, settings = config.episode.budget, config.adaptation
+        return jobs_left(on.world, numbered, maskings, executor, budget=budget, settings=settings)
+
+    run = config.run
+    checks = sum(is_checkpoint(run, n) for n in range(done + 1, run.episodes + 1))
+    jobs = max(0, run.episodes - done) * jobs_per_episode(config)
+    if checks:
+        deals = validation_deals(config, on.world, run.validation_episodes)
+        jobs += checks * len(deals) + left(deals, {RANDOM: on.random})
+    if run.final_episodes:
+        deals = final_deals(config, on)
+        jobs += left(deals, fixed_maskings(config, on))
+        if checks:
+            jobs += LEARNED * len(deals)
+        else:
+            checkpoint = chosen_checkpoint(folder)
+            jobs += left(deals, learned_maskings(config, checkpoint, folder, on))
+    return jobs
+
+
+def announce(config: TrainingConfig, on: Stage, jobs: int) -> Forecast:
     """Print what the run is and what it will cost."""
     from nmg.forecast import forecast_run
     from nmg.training_loop import validation_deals
 
     changed: Mapping[str, Any] = differences(config)
     print("Settings that differ from the defaults: " + (_listed(changed) or "none"))
-    episodes = max(0, config.run.episodes - done)
-    checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
-    jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
-    jobs += final_jobs(config)
     predicted = forecast_run(config, on, validation_deals(config, on.world, 1)[0], jobs)
     print(predicted, flush=True)
     return predicted

@@ -12,6 +12,7 @@ from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
 from envs.text.corpus import build_corpus
+from nmg import forecast
 from nmg.arena import build_arena
 from nmg.cli import main
 from nmg.comparison import as_json, tabulate
@@ -55,19 +56,39 @@ def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys,
     score = Scorer.__call__
     monkeypatch.setattr(Scorer, "__call__", lambda self, job: jobs.append(job) or score(self, job))
     assert main([*command, "--seeds", "2"]) == 0
-    probes = len(jobs)
     again = json.loads((out / "results.json").read_text())
     assert again["rows"] == results["rows"]
-    assert all(job.settings.pretrain_epochs == 1 for job in jobs)
-    jobs.clear()
-    assert "Forecast: 0 score jobs" in capsys.readouterr().out
+    assert not jobs  # no probe either
+    assert "nothing is left to compute" in capsys.readouterr().out
+    probes, probe = [], forecast.probe
+
+    def probing(*given):
+        rates = probe(*given)
+        probes.extend(jobs)
+        return rates
+
+    monkeypatch.setattr(forecast, "probe", probing)
     assert main([*command, "--seeds", "3"]) == 0
     assert f"Forecast: {len(results['rows'])} score jobs" in capsys.readouterr().out
-    assert len(jobs) - probes == len(results["rows"])  # the new seed only
+    assert len(jobs) - len(probes) == len(results["rows"])  # the new seed only
     more = json.loads((out / "results.json").read_text())
     assert [row["scores"][:2] for row in more["rows"]] == [row["scores"] for row in results["rows"]]
 
     assert main([*command, "--budget", "0.5"]) == 2
+    assert "already holds another run" in capsys.readouterr().err
+    kept = (out / "results.json").read_bytes()
+    for fewer, lost in (
+        (["--no-controls"], "policy_neural: untrained, policy_neural: shuffled"),
+        (["--seeds", "2"], "seed 2"),
+    ):
+        assert main([*command, "--seeds", "3", *fewer]) == 2
+        assert f"would remove: {lost}; ask" in capsys.readouterr().err
+    (run / "checkpoints/000001").rename(run / "checkpoints/000002")  # another policy of that name
+    assert main([*command, "--seeds", "3"]) == 2
+    assert "would remove: policy_neural (" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == kept
+    (out / "resolved.yaml").write_text("seeds: 2\nk: 0.5")  # of nmg generation
+    assert main([*command, "--seeds", "3"]) == 2
     assert "already holds another run" in capsys.readouterr().err
 
 
