@@ -14,6 +14,7 @@ import numpy as np
 from nmg.comparison import ComparisonTable, as_text, tabulate
 from nmg.config import TrainingConfig, resolve_training
 from nmg.config_files import training_file
+from nmg.limits import refuse_idle
 from nmg.options import add_flags, given_flags
 from nmg.statistics import false_alarm_rate, seeds_needed
 
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         )
     flags = given_flags(TrainingConfig, args)
     config = resolve_training(flags, args.preset, training_file(args.config))
+    refuse_idle(config.data.task, flags)
     for name in args.strategy:
         strategy_key(name)  # a wrong one is told at once
     prepare_process()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
+from nmg.limits import refuse_idle
 from nmg.options import add_flags, given_flags, read_settings
 from nmg.run_folders import check_same, run_folder, stoppable, write_settings
 
@@ -89,7 +90,10 @@ def resolve(args: argparse.Namespace) -> TestingConfig:
     """Settings from flags, file, preset and the run of the first policy."""
     from_file = comparison_file(args.config, TestingConfig)
     trained = trained_settings(args.policy[0]) if args.policy else {}
-    return resolve_testing(given_flags(TestingConfig, args), args.preset, from_file, trained)
+    flags = given_flags(TestingConfig, args)
+    config = resolve_testing(flags, args.preset, from_file, trained)
+    refuse_idle(config.data.task, flags)
+    return config
 
 
 def trained_settings(policy: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmg.config import TrainingConfig, resolve_training
 from nmg.config_files import training_file
+from nmg.limits import refuse_idle
 from nmg.options import (
     ConfigError,
     add_flags,
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         flags = given_flags(TrainingConfig, args)
         config = resolve_training(flags, args.preset, training_file(args.config))
+        refuse_idle(config.data.task, flags)
         folder = args.output or run_folder(config, args.name, "neural")
         check_free(folder)
     with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
