@@ -1,4 +1,4 @@
-"""Folders that programs write: refused before anything is computed, whole or not there."""
+"""What programs write: refused before anything is computed, and whole or not there."""
 
 from __future__ import annotations
 
@@ -55,3 +55,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -80,12 +80,11 @@ def build_generation_world(
     splits = load_splits(
         dataset, task="generation", data_dir=data_dir, strict=strict, columns=columns
     )
-    room = model.max_length - model.tokenizer.num_special_tokens_to_add()
     return TextWorld(
         task,  # type: ignore[arg-type]  # its features are pairs, its metrics those of texts
         splits.train,
         model.tokenizer,
-        window=min(window, room),
+        window=model.window(window),
         text=example_text if side == "source" else target_text,
         **options,
     )

@@ -6,7 +6,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.adaptation.adapting import AdaptingSettings
-from envs.folders import check_output, whole_folder
-from nmg.checkpoint import MASKING, chosen_checkpoint, write_text
+from envs.folders import check_output, whole_folder, write_text
+from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.comparison import finite
 from nmg.limits import refuse_diverged
 from nmg.new_lm_command import add_source, refuse_tables, training_texts
@@ -39,7 +38,6 @@ EXAMPLES = """examples:
 RECORD = "adapt.json"
 WINDOWS = 10
 """Stretches of the training for which the masks' preferences are told apart."""
-HELD_OUT = 0.05
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,12 @@ def run(args: argparse.Namespace) -> int:
     from envs.models.loading import load_language_model
     from envs.models.prepare import masked_lm_quality
     from envs.models.runtime import tune_runtime
+    from nmg.assembly import thread_count
     from nmg.callbacks import progress_bar
 
     config = build(AdaptConfig, given_flags(AdaptConfig, args))
     check_output(args.output)
-    tune_runtime(threads=int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    tune_runtime(threads=thread_count())
     data = config.data
     lm = load_language_model(data.model, device=data.device, precision=data.precision)
     corpus, held_out = _corpus(args, lm, data.window, config.training.seed)
@@ -172,7 +171,8 @@ def _forecast(
 def _corpus(
     args: argparse.Namespace, lm: LanguageModel, window: int, seed: int
 ) -> tuple[Corpus, list[Context]]:
-    from envs.text.corpus import Corpus, build_corpus
+    from envs.models.prepare import held_out_split
+    from envs.text.corpus import build_corpus
     from envs.text.readers import read_documents
 
     if args.corpus:
@@ -181,12 +181,7 @@ def _corpus(
     else:
         texts = training_texts(args)
     whole = build_corpus(texts, lm.tokenizer, lm.window(window))
-    count = max(1, int(HELD_OUT * len(whole)))
-    if len(whole) <= count:
-        raise ValueError(f"The corpus has {len(whole)} context(s); it needs at least two.")
-    order = np.random.default_rng(seed).permutation(len(whole)).tolist()
-    held_out = [whole[i] for i in order[:count]]
-    return Corpus([whole[i] for i in order[count:]], lm.tokenizer), held_out
+    return held_out_split(whole, seed)
 
 
 def _policy(

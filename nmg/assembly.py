@@ -225,6 +225,13 @@ def worker_count(data: DataConfig) -> int:
     return core_count()
 
 
+def thread_count() -> int:
+    """Threads for a program that trains one model: as OMP_NUM_THREADS says, else one per core."""
+    # OpenMP reads a list, of which the first is for the outermost loop, and overlooks what is none.
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(said) if said.isdecimal() and int(said) else core_count()
+
+
 def core_count() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -153,7 +153,13 @@ class RunLog:
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at)
 
     def write(self, episode: int, record: Mapping[str, Any], seconds: float) -> None:
-        """Record an episode; nested names are joined by a slash for TensorBoard."""
+        """Record an episode; nested names are joined by a slash for TensorBoard.
+
+        Args:
+            episode: its number.
+            record: what metrics.jsonl says of it.
+            seconds: that it took, with its updates and the validation after it.
+        """
         _write_line(self._metrics, {"episode": episode, **record})
         _write_line(self._times, {"episode": episode, "seconds": round(seconds, 4)})
         if self._events is not None:
@@ -169,23 +175,29 @@ class RunLog:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a jsonl file; a last line that was cut off is left out.
+    """The episodes in a jsonl file, one a line; a last line that was cut off is left out.
 
     Raises:
         ValueError: if another line is damaged.
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     records = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
         try:
-            records += [json.loads(line)] if line.endswith("\n") else []
+            records += [_episode(line)] if line.endswith(b"\n") else []
         except ValueError as error:
             raise ValueError(
                 f"Line {number + 1} of {path} is damaged ({error}); mend or delete it."
             ) from error
     return records
+
+
+def _episode(line: bytes) -> dict[str, Any]:
+    record = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("episode"), int):
+        raise ValueError("it does not say of which episode it is")
+    return record
 
 
 def _open_from(path: Path, resume_at: int) -> IO[str]:

@@ -97,10 +97,23 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged ({error}); delete it or put a copy back.") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """What is in a JSON file that holds names and values.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        kind = type(found).__name__
+        raise ValueError(f"{path} is damaged (it holds a {kind}); delete it or put a copy back.")
+    return found
+
+
 def read_about(checkpoint: Path) -> dict[str, Any]:
     """What ``write_checkpoint`` was told about it."""
     about = read_json(checkpoint / "run.json")
-    if not isinstance(about, dict) or "episode" not in about:
+    if not isinstance(about, dict) or not isinstance(about.get("episode"), int):
         raise ValueError(
             f"{checkpoint / 'run.json'} does not say what the checkpoint is of; delete "
             f"{checkpoint} to use the one before."
@@ -110,7 +123,7 @@ def read_about(checkpoint: Path) -> dict[str, Any]:
 
 def checkpoints(run: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("[0-9]*"))
+    return sorted(path for path in (run / "checkpoints").glob("*") if path.name.isdecimal())
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -156,10 +169,3 @@ def _validation(checkpoint: Path) -> float:
     """Gain over random; a gain that is not a number, as of a run that diverged, is the least."""
     gain = float(read_about(checkpoint).get("validation", 0.0))
     return -math.inf if math.isnan(gain) else gain
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

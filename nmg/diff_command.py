@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nmg.checkpoint import read_json
+from nmg.checkpoint import read_object
 from nmg.comparison import number
 from nmg.options import read_settings
 
@@ -35,14 +35,22 @@ def run(args: argparse.Namespace) -> int:
     """Print the two tables."""
     if len(args.runs) < 2:
         raise ValueError("One run differs from nothing; give at least two run folders.")
-    names = [run.name for run in args.runs]
-    if len(set(names)) < len(names):
-        paths = [run.resolve() for run in args.runs]
-        names = [str(path.relative_to(os.path.commonpath(paths))) for path in paths]
+    names = telling_names(args.runs)
     print(_columns("setting", names, differing([_settings(run) for run in args.runs])))
     print()
     print(_columns("result", names, side_by_side([_results(run) for run in args.runs])))
     return 0
+
+
+def telling_names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names; where two share one, as much of their paths as tells them apart."""
+    paths = [Path(os.path.abspath(run)) for run in runs]  # a `.` has no name; links keep theirs
+    names: list[str] = []
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-length:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -71,24 +79,34 @@ def _results(run: Path) -> dict[str, str]:
     path = run / "results.json"
     if not path.is_file():
         return {"state": "no results yet"}
-    results = read_json(path)
-    if "headline" in results:
-        return _rows(results)
-    return {  # of nmg generation: a table for each number of pairs
-        f"{name}, {count if count != '0' else 'all'} pairs": value
-        for count, table in results["pairs"].items()
-        for name, value in _rows(table).items()
-    }
+    results = read_object(path)
+    try:
+        if "headline" in results:
+            return _rows(results)
+        return {  # of nmg generation: a table for each number of pairs
+            f"{name}, {count if count != '0' else 'all'} pairs": value
+            for count, table in results["pairs"].items()
+            for name, value in _rows(table).items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged (no table of results); the run's own command writes it anew."
+        ) from error
 
 
 def _rows(table: Mapping[str, Any]) -> dict[str, str]:
     headline = table["headline"]
     return {
         f"{row['masking']} ({headline})": number(
-            row["means"][headline], row["deviations"][headline] or float("nan")
+            _number(row["means"][headline]), _number(row["deviations"][headline])
         )
         for row in table["rows"]
     }
+
+
+def _number(value: float | None) -> float:
+    """What JSON has null for is not a number."""
+    return float("nan") if value is None else value
 
 
 def _columns(first: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:

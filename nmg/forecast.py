@@ -14,9 +14,10 @@ from nmg.evaluation import masking_job
 
 if TYPE_CHECKING:
     from envs.adaptation.scorer import Scorer
-    from envs.world import Deal
+    from envs.world import Deal, World
     from nmg.assembly import Stage
     from nmg.config import TrainingConfig
+    from nmg.score_cache import CachedExecutor
 
 PHASES = {
     "further pre-training": "pretrain_tokens",
@@ -75,6 +76,8 @@ class Forecast:
     unit: str = "score job"
 
     def __str__(self) -> str:
+        if not self.jobs:
+            return "Forecast: nothing is left to compute; all scores are remembered."
         parts = ", ".join(f"{amount(n)} {phase}" for phase, n in self.tokens.items() if n)
         where = f" on {self.workers} workers" if self.workers > 1 else ""
         return (
@@ -125,7 +128,9 @@ def forecast_maskings(
     run: int,
     workers: int,
 ) -> Forecast:
-    """Predict the cost of ``count`` jobs like that of random masks on a deal."""
+    """Predict the cost of ``count`` jobs like that of random masks on a deal; none are free."""
+    if not count:
+        return Forecast(0, {}, 0.0, workers)
     job = masking_job(
         stage.world,
         deal,
@@ -137,6 +142,46 @@ def forecast_maskings(
         number=0,
     )
     return forecast({"masking": (count, job)}, probe(stage.scorer, job), workers)
+
+
+def jobs_left(
+    world: World,
+    deals: Mapping[tuple[int, int], Deal],
+    maskings: Mapping[str, Any],
+    executor: CachedExecutor,
+    *,
+    budget: float,
+    settings: AdaptationSettings,
+) -> int:
+    """How many scores are not remembered; those of maskings that learn on the way all count.
+
+    Args:
+        world: of the deals.
+        deals: by the seed of the comparison and the number of the deal in it, see `masking_job`.
+        maskings: name -> policy or ``None``.
+        executor: remembers scores.
+        budget: see `masking_job`, as ``settings``.
+        settings: of the jobs.
+    """
+    if not executor.holds_scores:
+        return len(maskings) * len(deals)
+    return sum(
+        hasattr(masking, "rehearse")
+        or not executor.remembers(
+            masking_job(
+                world,
+                deal,
+                masking,
+                name=name,
+                budget=budget,
+                settings=settings,
+                run=run,
+                number=number,
+            )
+        )
+        for (run, number), deal in deals.items()
+        for name, masking in maskings.items()
+    )
 
 
 def forecast_run(config: TrainingConfig, stage: Stage, deal: Deal, count: int) -> Forecast:

@@ -164,8 +164,7 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     if comparison.contexts:
         order = np.random.default_rng(0).permutation(len(texts))
         texts = [texts[i] for i in order[: comparison.contexts]]
-    room = model.max_length - model.tokenizer.num_special_tokens_to_add()
-    corpus = build_corpus(texts, model.tokenizer, min(data.max_source_length, room))
+    corpus = build_corpus(texts, model.tokenizer, model.window(data.max_source_length))
     usable = [context for context in corpus if context.maskable.any()]
     corpus, policies = Corpus(usable, model.tokenizer), learned_policies(config)
     for name in {arm.placement for arm in arms(comparison)} - {UNIFORM, *policies}:

@@ -10,15 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nmg.config_files import comparison_file
 from nmg.generation_config import NONE, GenerationConfig
-from nmg.options import (
-    add_flags,
-    build,
-    flatten,
-    given_flags,
-    read_settings,
-    write_settings,
-)
+from nmg.options import add_flags, build, given_flags
+from nmg.run_folders import check_same, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +33,12 @@ EXAMPLES = """examples:
   nmg generation --dataset multi30k --model models/multi30k --objective amt --pairs 0
   nmg generation --dataset scitldr --model facebook/bart-base --pretrain-lr 3e-5 --finetune-lr 3e-5
 """
+FREE = (
+    *("seeds", "first_seed", "objective", "k", "scattered_k", "placement", "pairs"),
+    *("device", "data_dir"),
+)
+"""Settings that may change when a comparison goes on: seeds, arms, fractions and pairs may be
+added, what has been scored stays what it was."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,62 +64,28 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then compare."""
-    from nmg.training import run_folder, stoppable
-
-    from_file = read_settings(args.config) if args.config else {}
+    from_file = comparison_file(args.config, GenerationConfig)
     config = build(GenerationConfig, {**from_file, **given_flags(GenerationConfig, args)})
     if not config.data.model:
         raise ValueError(
             "Give --model: a folder (make one with nmg new-lm) or a hub id such as t5-small."
         )
     folder = args.output or run_folder(config, args.name, "generation")
-    check_folder(folder, config)
+    check_same(folder, config, FREE)
     with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
         compare_objectives(config, folder)
     return 0
-
-
-def check_folder(folder: Path, config: GenerationConfig) -> None:
-    """See to it that the folder is free or holds the same experiment.
-
-    Raises:
-        ValueError: if it holds another one, or is a file.
-    """
-    from envs.folders import check_writable
-
-    check_writable(folder)
-    path = folder / "resolved.yaml"
-    if not path.is_file():
-        return
-    # More seeds, arms, fractions and pairs may be added: what has been scored stays what it was.
-    free = (
-        "seeds",
-        "first_seed",
-        "objective",
-        "k",
-        "scattered_k",
-        "placement",
-        "pairs",
-        "device",
-        "data_dir",
-    )
-    before, now = read_settings(path), flatten(config)
-    changed = [name for name in now if name not in free and before.get(name) != now[name]]
-    if changed:
-        raise ValueError(
-            f"{folder} already holds results with another {', '.join(changed)}; give another "
-            "--name or --output."
-        )
 
 
 def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, ComparisonTable]:
     """Score every arm with every seed; print and write one table for each number of pairs."""
     from envs.adaptation.executor import SerialExecutor
     from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
+    from envs.folders import write_text
     from envs.generation_building import build_generation_task
     from nmg.assembly import generation_model
     from nmg.callbacks import EpisodeBar
-    from nmg.checkpoint import chosen_checkpoint, described_choice, write_text
+    from nmg.checkpoint import chosen_checkpoint, described_choice
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.generation import arm_jobs, arms, gather
     from nmg.generation_amt import adversarial_objective

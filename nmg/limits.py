@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from nmg.options import ConfigError
+
+OF_TEXT = (
+    *("contexts", "examples", "train_examples", "score_examples", "test_examples", "held_out"),
+    *("test_dataset", "window", "max_length", "stride", "pad_questions", "side", "languages"),
+    *("columns", "strict", "precision"),
+)
+"""Settings that do nothing on the testbed, whose domains and model are of fixed size."""
 
 
 def at_least(least: int, **values: int) -> None:
@@ -19,6 +27,21 @@ def seed_fits(**values: int) -> None:
     for name, value in values.items():
         if not 0 <= value < 2**32:  # what the libraries' generators take
             raise ConfigError(f"{name} is {value}; it must lie between 0 and {2**32 - 1}.")
+
+
+def refuse_idle(task: str, given: Collection[str]) -> None:
+    """Refuse flags that would do nothing; presets and files serve several tasks and may have them.
+
+    Args:
+        task: that is played.
+        given: settings given by hand.
+    """
+    idle = [f"--{name.replace('_', '-')}" for name in given if name in OF_TEXT]
+    if task == "testbed" and idle:
+        raise ConfigError(
+            f"{', '.join(idle)} would do nothing on the testbed, which makes its own texts and "
+            "model; leave it out, or give a --task and a --dataset of real text."
+        )
 
 
 def two_columns(names: tuple[str, ...]) -> tuple[str, str] | None:

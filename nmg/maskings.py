@@ -13,7 +13,7 @@ from agents.strategies.shuffled import ShuffledPolicy
 from envs.models.states import TokenStates
 from envs.text.corpus import Context
 from envs.world import World
-from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint, read_json
+from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint, read_object
 from nmg.evaluation import Greedy, Masking
 
 MEASURED = 2_000
@@ -39,7 +39,7 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
     if not found:
         raise FileNotFoundError(f"There is no policy in {checkpoint}: no {AGENT}.")
     path = found[0]
-    made_for = read_json(path).get("vocab_size")
+    made_for = read_object(path).get("vocab_size")
     if made_for != vocab_size:
         raise VocabularyError(
             f"The policy in {checkpoint} was made for a vocabulary of {made_for} tokens, but the "

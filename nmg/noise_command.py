@@ -13,7 +13,9 @@ import numpy as np
 
 from nmg.comparison import ComparisonTable, as_text, tabulate
 from nmg.config import TrainingConfig, resolve_training
-from nmg.options import add_flags, given_flags, read_settings
+from nmg.config_files import training_file
+from nmg.limits import refuse_idle
+from nmg.options import add_flags, given_flags
 from nmg.statistics import false_alarm_rate, seeds_needed
 
 EXAMPLES = """examples:
@@ -80,8 +82,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--deals is {args.deals} and --repeats {args.repeats}; noise needs at least 2 of both."
         )
-    from_file = read_settings(args.config) if args.config else {}
-    config = resolve_training(given_flags(TrainingConfig, args), args.preset, from_file)
+    flags = given_flags(TrainingConfig, args)
+    config = resolve_training(flags, args.preset, training_file(args.config))
+    refuse_idle(config.data.task, flags)
     for name in args.strategy:
         strategy_key(name)  # a wrong one is told at once
     prepare_process()

@@ -96,22 +96,18 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, *, sources: bool = Tru
         sources: add --preset and --config too.
     """
     if sources:
-        _add_sources(parser)
+        source = parser.add_argument_group("where settings come from (later ones win)")
+        source.add_argument(
+            "--preset",
+            metavar="NAME",
+            help=f"a file of configs/, by name, or `paper` or `default` for the task's own "
+            f"({', '.join(preset_names())})",
+        )
+        source.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for leaf in leaves(cls).values():
         group = groups.setdefault(leaf.part, parser.add_argument_group(f"{leaf.part} settings"))
         group.add_argument(leaf.flag, dest=leaf.name, default=argparse.SUPPRESS, **_flag(leaf))
-
-
-def _add_sources(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_argument_group("where settings come from (later ones win)")
-    source.add_argument(
-        "--preset",
-        metavar="NAME",
-        help=f"a file of configs/, by name, or `paper` or `default` for the task's own "
-        f"({', '.join(preset_names())})",
-    )
-    source.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
 
 
 def _flag(leaf: Leaf) -> dict[str, Any]:
@@ -175,7 +171,7 @@ def _coerce_plain(name: str, kind: type, given: Any) -> Any:
         raise ConfigError(f"{name} is {given!r}; expected {_words(kind)}.")
     try:
         value = kind(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: infinitely many
         raise ConfigError(f"{name} is {given!r}; expected {_words(kind)}.") from None
     if kind is int and isinstance(given, float) and value != given:
         raise ConfigError(f"{name} is {given!r}; expected {_words(kind)}.")
@@ -186,21 +182,31 @@ def _words(kind: type) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
 
 
-def build(cls: type[C], values: Mapping[str, Any], *, where: str = "settings") -> C:
+def build(cls: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
     """Make a configuration from flat values, defaults filling the rest.
 
     Raises:
         ConfigError: on a key that is no setting, or a value of the wrong type.
     """
-    known: Mapping[str, Leaf] = leaves(cls)  # type: ignore[arg-type]
     parts: dict[str, dict[str, Any]] = {field.name: {} for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name, value in values.items():
-        leaf = known.get(name)
-        if leaf is None:
-            raise ConfigError(f"{where}: there is no setting {name!r}{nearest(name, known)}.")
-        parts[leaf.part][name] = coerce(name, leaf.type, value)
+    for name, value in checked(cls, values, where=where).items():
+        parts[leaves(cls)[name].part][name] = value  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     return cls(**{name: hints[name](**given) for name, given in parts.items()})
+
+
+def checked(cls: type, values: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+    """Flat values, each of its setting's type, or a ConfigError that says ``where`` they stand."""
+    known, begin = leaves(cls), f"{where}: " if where else ""
+    found = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{begin}there is no setting {name!r}{nearest(str(name), known)}.")
+        try:
+            found[name] = coerce(name, known[name].type, value)
+        except ConfigError as error:
+            raise ConfigError(f"{begin}{error}") from None
+    return found
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
@@ -227,36 +233,33 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML file of settings; ``base: other.yaml`` is read first and overridden: a file beside it,
-    else a preset.
+    else a preset. ``above`` are the files that it is a base of.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ConfigError: if it is not a YAML mapping, or its bases go round in a circle.
     """
-    return _read_settings(path, ())
-
-
-def _read_settings(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no settings file {path}; give a YAML file of settings.")
-    if path.resolve() in seen:
+    if path.resolve() in above:
         raise ConfigError(f"{path}: its `base` leads back to itself; remove one of the bases.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError(
             f"{path} is not valid YAML{line}; expected `name: value` lines."
         ) from None
+    values = {} if values is None else values  # an empty file says nothing
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; expected `name: value` lines.")
     base = values.pop("base", None)
     if base is None:
         return values
-    under = _read_settings(_base(path, str(base)), (*seen, path.resolve()))
+    under = read_settings(_base(path, str(base)), above=(*above, path.resolve()))
     for name, value in values.items():
         both = isinstance(value, dict) and isinstance(under.get(name), dict)
         under[name] = under[name] | value if both else value
@@ -292,10 +295,3 @@ def read_preset(name: str) -> dict[str, Any]:
 def given_flags(cls: type, args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given as flags."""
     return {name: getattr(args, name) for name in leaves(cls) if hasattr(args, name)}
-
-
-def write_settings(folder: Path, config: Any) -> None:
-    """Write ``config.yaml`` (what differs from the defaults) and ``resolved.yaml`` (everything)."""
-    for name, values in (("config", differences(config)), ("resolved", flatten(config))):
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n"
-        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,8 +25,6 @@ EXAMPLES = """examples:
   nmg prepare-lm --model minilm --corpus wikitext-2/train.txt.gz
   nmg prepare-lm --model ./my-encoder --corpus a.txt b.txt --steps 5000 --output ./my-lm
 """
-HELD_OUT = 0.05
-"""Share of the contexts that the model's loss is measured on, before and after."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,14 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, measure on held-out text, save."""
     from envs.models.loading import load_language_model, prepared_folder
-    from envs.models.prepare import masked_lm_quality, save_language_model, train_masked_lm
+    from envs.models.prepare import (
+        held_out_split,
+        masked_lm_quality,
+        save_language_model,
+        train_masked_lm,
+    )
     from envs.models.runtime import tune_runtime
+    from nmg.assembly import thread_count
     from nmg.callbacks import progress_bar
 
     settings = build(PreparationConfig, given_flags(PreparationConfig, args)).training
@@ -73,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.output)
     elif Path(args.model).is_dir():
         raise ValueError(f"{args.model} is a folder, which stays as it is; give an --output.")
-    tune_runtime(threads=os.cpu_count() or 1)
+    tune_runtime(threads=thread_count())
     lm = load_language_model(
         args.model, device=args.device, precision=args.precision, cold_head=True
     )
     contexts = _read(args.corpus, lm.tokenizer, lm.window(settings.window))
-    corpus, held_out = _split(contexts, settings.seed)
+    corpus, held_out = held_out_split(contexts, settings.seed)
     print(f"{len(corpus)} contexts to train on, {len(held_out)} held out.")
     before = masked_lm_quality(lm, held_out)
     print(f"before: {before.loss:.2f} nats, {before.accuracy:.1f}% right", flush=True)
@@ -124,17 +127,3 @@ def _read(paths: list[Path], tokenizer: Any, window: int) -> Corpus:
 
     documents = [document for path in paths for document in read_documents(path)]
     return build_corpus(documents, tokenizer, window)
-
-
-def _split(corpus: Corpus, seed: int) -> tuple[Corpus, list[Any]]:
-    from envs.text.corpus import Corpus
-
-    order = np.random.default_rng(seed).permutation(len(corpus))
-    count = max(1, int(HELD_OUT * len(corpus)))
-    if len(corpus) <= count:
-        raise ValueError(
-            f"The corpus has {len(corpus)} context(s); it needs at least two, one to train on and "
-            "one to measure on."
-        )
-    held_out = [corpus[int(i)] for i in order[:count]]
-    return Corpus([corpus[int(i)] for i in order[count:]], corpus.tokenizer), held_out

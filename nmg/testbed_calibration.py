@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from envs.adaptation.jobs import Executor
 from envs.references import UniformRandom
 from nmg.comparison import RANDOM, tabulate
 from nmg.evaluation import evaluate, seed_of
+from nmg.testbed_command import AGAIN
 
-AGAIN = "random again"
+MASKINGS = (RANDOM, AGAIN)
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class Calibration:
         return "\n".join(lines)
 
 
-def calibrate(bed: Any, comparisons: int, pairs: int, seed: int) -> Calibration:
+def calibrate(bed: Any, executor: Executor, comparisons: int, pairs: int, seed: int) -> Calibration:
     """Compare random masking with itself, through the code of every other comparison.
 
     Args:
         bed: the testbed.
+        executor: scores its jobs.
         comparisons: how many.
         pairs: domains of each.
         seed: of the domains.
@@ -59,8 +62,8 @@ def calibrate(bed: Any, comparisons: int, pairs: int, seed: int) -> Calibration:
         scores = evaluate(
             bed.world,
             deals,
-            {RANDOM: UniformRandom(), AGAIN: UniformRandom()},
-            bed.executor,
+            {name: UniformRandom() for name in MASKINGS},
+            executor,
             budget=bed.budget,
             settings=bed.settings,
             run=seed + number,

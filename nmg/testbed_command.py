@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from nmg.comparison import RANDOM
+
+if TYPE_CHECKING:
+    from envs.adaptation.jobs import Executor
 
 EXAMPLES = """examples:
   nmg testbed                              a few documents, their informative words in colour
@@ -17,7 +23,8 @@ EXAMPLES = """examples:
                                            the same where no fixed rule helps, drawn as a plot
   nmg testbed --calibrate 200              how often random masking is called different from itself
 """
-RANDOM, AGAIN = "random", "random again"
+AGAIN = "random again"
+"""Random masking with other draws."""
 SHARES = tuple(step / 6 for step in range(7))
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 
@@ -61,17 +68,20 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from envs.testbed import build_testbed
     from nmg.config import setting_name
-    from nmg.evaluation import seed_of
+    from nmg.evaluation import evaluate, seed_of
     from nmg.training import prepare_process
 
     prepare_process()
     bed = build_testbed(setting_name(args.setting), family=args.family)
-    if args.calibrate:
-        from nmg.testbed_calibration import calibrate
-
-        print(calibrate(bed, args.calibrate, args.pairs, args.seed))
-        return 0
     deal = bed.world.deal(seed_of(args.seed, "shown", 0))
+    if args.calibrate:
+        from nmg.testbed_calibration import MASKINGS, calibrate
+
+        jobs = args.calibrate * args.pairs * len(MASKINGS)
+        with _scoring(bed, deal, jobs) as executor:
+            found = calibrate(bed, executor, args.calibrate, args.pairs, args.seed)
+        print(found)
+        return 0
     print(
         f"An episode: {len(deal.contexts)} documents to mask, {len(deal.train)} labelled ones to "
         f"fine-tune on, {len(deal.score)} to score on.\n"
@@ -81,13 +91,25 @@ def run(args: argparse.Namespace) -> int:
         print("  " + _shown(context, best, bed.world.tokenizer))
     if not args.seeds:
         return 0
-    started = time.process_time()
-    scores = _scores(bed, args.seeds, args.seed)
-    jobs = len(scores) * args.seeds
+    print()
+    deals = [bed.world.deal(seed_of(args.seed, "shown", number)) for number in range(args.seeds)]
+    maskings = _maskings(bed.world, deals)
+    with _scoring(bed, deal, jobs := len(maskings) * len(deals)) as executor:
+        started = time.process_time()
+        scores = evaluate(
+            bed.world,
+            deals,
+            maskings,
+            executor,
+            budget=bed.budget,
+            settings=bed.settings,
+            run=args.seed,
+        )
+        spent = time.process_time() - started
     print("\n" + _table(scores))
     print("\n" + _noise(scores))
     print("\n" + _curve_text(scores))
-    print(f"\n{(time.process_time() - started) / jobs:.2f} s a score on one core.")
+    print(f"\n{spent / jobs:.2f} s a score on one core.")
     if args.output is not None:
         for path in draw(scores, args.setting, args.output):
             print(f"Drawn: {path}")
@@ -103,6 +125,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"seed is {args.seed}; it must be 0 or more.")
     if args.calibrate < 0 or args.pairs < 2:
         raise ValueError("--calibrate counts comparisons (0 or more), --pairs domains (2 or more).")
+    if args.calibrate and args.seeds:
+        raise ValueError(
+            f"--calibrate is {args.calibrate} and --seeds {args.seeds}; they are two measurements, "
+            "give one of them (--pairs says how many domains a comparison has)."
+        )
     if args.output is None:
         return
     check_writable(args.output)
@@ -127,32 +154,54 @@ def _shown(context: Any, best: Any, tokenizer: Any) -> str:
     return painted(" ".join(words), spans, use_colour(sys.stdout))
 
 
-def _scores(bed: Any, seeds: int, seed: int) -> dict[str, list[dict[str, float]]]:
+def _maskings(world: Any, deals: Sequence[Any]) -> dict[str, Any]:
     from envs.references import UniformRandom
     from envs.testbed import KnownMask, best_mask, worst_mask
-    from nmg.evaluation import evaluate, seed_of
     from nmg.maskings import strategy
 
-    deals = [bed.world.deal(seed_of(seed, "shown", number)) for number in range(seeds)]
-    contexts = [context for deal in deals for context in deal.contexts]
-    maskings = {
+    return {
         "none": None,
         RANDOM: UniformRandom(),
         AGAIN: UniformRandom(),
-        "idf": strategy("idf", bed.world, contexts),
-        "worst mask": worst_mask(bed.world),
-        "best mask": best_mask(bed.world),
-        **{_share_name(share): KnownMask(bed.world, share) for share in SHARES[1:-1]},
+        "idf": strategy("idf", world, [context for deal in deals for context in deal.contexts]),
+        "worst mask": worst_mask(world),
+        "best mask": best_mask(world),
+        **{_share_name(share): KnownMask(world, share) for share in SHARES[1:-1]},
     }
-    return evaluate(
+
+
+@contextmanager
+def _scoring(bed: Any, deal: Any, jobs: int) -> Iterator[Executor]:
+    """Runs score jobs in sight: what they will cost, a bar while they run, what they took."""
+    from envs.adaptation.executor import SerialExecutor
+    from envs.adaptation.scorer import Scorer
+    from envs.references import UniformRandom
+    from nmg.callbacks import EpisodeBar
+    from nmg.evaluation import masking_job
+    from nmg.forecast import forecast, probe
+    from nmg.score_cache import CachedExecutor
+
+    scorer = Scorer(bed.language_model, bed.task)
+    job = masking_job(
         bed.world,
-        deals,
-        maskings,
-        bed.executor,
+        deal,
+        UniformRandom(),
+        name=RANDOM,
         budget=bed.budget,
         settings=bed.settings,
-        run=seed,
+        run=0,
+        number=0,
     )
+    predicted = forecast({RANDOM: (jobs, job)}, probe(scorer, job))
+    print(predicted, flush=True)
+    started = time.perf_counter()
+    bar = EpisodeBar(jobs, "score job")
+    scorer.progress = bar
+    try:
+        yield CachedExecutor(SerialExecutor(scorer), done=bar.job_done)
+    finally:
+        bar.close()
+    print(predicted.against(time.perf_counter() - started))
 
 
 def _share_name(share: float) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmg.config import TestingConfig, resolve_testing
-from nmg.options import add_flags, build, flatten, given_flags, read_settings, write_settings
+from nmg.config_files import comparison_file
+from nmg.limits import refuse_idle
+from nmg.options import add_flags, given_flags, read_settings
+from nmg.run_folders import check_same, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
-    from envs.world import Deal
     from nmg.arena import Arena
     from nmg.comparison import ComparisonTable
-    from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
   nmg test --policy output/testbed/tiny/mine_neural --strategy idf --seeds 10
@@ -25,6 +27,8 @@ EXAMPLES = """examples:
            --contexts 200 --examples 1000 --seeds 3
   nmg test --task classification --dataset chemprot --model minilm --strategy idf whole_word
 """
+FREE = ("seeds", "workers", "device", "data_dir", "controls")
+"""Settings that may change when a comparison goes on; more seeds may be added."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -71,13 +75,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then compare."""
     from nmg.checkpoint import chosen_checkpoint
-    from nmg.training import run_folder, stoppable
 
     for policy in args.policy:
         chosen_checkpoint(policy, args.start)  # a wrong path is told at once
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
-    check_folder(folder, config)
+    check_same(folder, config, FREE)
     with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
         compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
@@ -85,9 +88,12 @@ def run(args: argparse.Namespace) -> int:
 
 def resolve(args: argparse.Namespace) -> TestingConfig:
     """Settings from flags, file, preset and the run of the first policy."""
-    from_file = read_settings(args.config) if args.config else {}
+    from_file = comparison_file(args.config, TestingConfig)
     trained = trained_settings(args.policy[0]) if args.policy else {}
-    return resolve_testing(given_flags(TestingConfig, args), args.preset, from_file, trained)
+    flags = given_flags(TestingConfig, args)
+    config = resolve_testing(flags, args.preset, from_file, trained)
+    refuse_idle(config.data.task, flags)
+    return config
 
 
 def trained_settings(policy: Path) -> dict[str, Any]:
@@ -98,29 +104,6 @@ def trained_settings(policy: Path) -> dict[str, Any]:
     return {}
 
 
-def check_folder(folder: Path, config: TestingConfig) -> None:
-    """See to it that the folder is free or holds the same comparison.
-
-    Raises:
-        ValueError: if it holds another run, or nothing can be written there.
-    """
-    from envs.folders import check_writable
-
-    check_writable(folder)
-    path = folder / "resolved.yaml"
-    if not path.is_file():
-        return
-    before = read_settings(path)
-    if "seeds" not in before or _comparable(build(TestingConfig, before)) != _comparable(config):
-        raise ValueError(f"{folder} already holds another run; give another --name or --output.")
-
-
-def _comparable(config: TestingConfig) -> Any:
-    """What must be the same for results to go together; more seeds may be added."""
-    free = ("seeds", "workers", "device", "data_dir", "controls")
-    return {name: value for name, value in flatten(config).items() if name not in free}
-
-
 def compare_maskings(
     config: TestingConfig,
     folder: Path,
@@ -129,13 +112,14 @@ def compare_maskings(
     start: int = 0,
 ) -> ComparisonTable:
     """Score every masking with every seed, print the table, write results and report."""
+    from envs.folders import write_text
     from nmg.arena import build_arena
     from nmg.assembly import open_workshop, worker_count
     from nmg.callbacks import EpisodeBar
-    from nmg.checkpoint import described_choice, write_text
+    from nmg.checkpoint import described_choice
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.evaluation import evaluate
-    from nmg.forecast import forecast_maskings
+    from nmg.forecast import forecast_maskings, jobs_left
     from nmg.testing_report import write_testing_report
     from nmg.training import prepare_process
 
@@ -144,6 +128,7 @@ def compare_maskings(
     comparison = config.comparison
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
     maskings, used = gather_maskings(config, arena, policies, strategies, start)
+    check_rows(folder, maskings, used, seeds)
     # Only now: a comparison that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
@@ -152,10 +137,18 @@ def compare_maskings(
     bar = EpisodeBar(len(maskings) * len(deals), "score job")
     shop = open_workshop(arena.stage, config.data, cache=folder / "scores", bar=bar)
     try:
+        left = jobs_left(
+            arena.stage.world,
+            {(seed, 0): deal for seed, deal in zip(seeds, deals, strict=True)},
+            maskings,
+            shop.executor,
+            budget=comparison.budget,
+            settings=config.adaptation,
+        )
         predicted = forecast_maskings(
             arena.stage,
             deals[0],
-            jobs_left(config, arena, dict(zip(seeds, deals, strict=True)), maskings, shop.executor),
+            left,
             budget=comparison.budget,
             settings=config.adaptation,
             run=seeds[0],
@@ -197,35 +190,42 @@ def compare_maskings(
     return table
 
 
-def jobs_left(
-    config: TestingConfig,
-    arena: Arena,
-    deals: Mapping[int, Deal],
-    maskings: Mapping[str, Any],
-    executor: CachedExecutor,
-) -> int:
-    """How many scores are not remembered; those of maskings that learn on the way all count."""
-    from nmg.evaluation import masking_job
+def check_rows(
+    folder: Path, maskings: Collection[str], used: Mapping[str, str], seeds: Collection[int]
+) -> None:
+    """See to it that nothing goes from the table that a folder holds: it is written anew.
 
-    if not executor.holds_scores:
-        return len(maskings) * len(deals)
-    return sum(
-        hasattr(masking, "rehearse")
-        or not executor.remembers(
-            masking_job(
-                arena.stage.world,
-                deal,
-                masking,
-                name=name,
-                budget=config.comparison.budget,
-                settings=config.adaptation,
-                run=seed,
-                number=0,
-            )
+    Args:
+        folder: of the results.
+        maskings: rows of the table to come.
+        used: policy -> its checkpoint.
+        seeds: of the table to come.
+
+    Raises:
+        ValueError: if a row would go, or be another policy's, or a seed would go.
+    """
+    from nmg.checkpoint import read_object
+
+    if not (folder / "results.json").is_file():
+        return
+    before = read_object(folder / "results.json")
+    try:
+        lost = [row["masking"] for row in before["rows"] if row["masking"] not in maskings]
+        lost += [
+            f"{name} ({path})"
+            for name, path in before["policies"].items()
+            if name in used and Path(path).resolve() != Path(used[name]).resolve()
+        ]
+        lost += [f"seed {seed}" for seed in before["seeds"] if seed not in seeds]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'results.json'} is damaged; delete it, and it is written anew."
+        ) from error
+    if lost:
+        raise ValueError(
+            f"{folder} holds results that this command would remove: {', '.join(lost)}; ask for "
+            "them, too, or give another --name or --output."
         )
-        for seed, deal in deals.items()
-        for name, masking in maskings.items()
-    )
 
 
 def gather_maskings(
@@ -272,6 +272,7 @@ def gather_maskings(
 
 def policy_name(run: Path, taken: Any) -> str:
     """What the table calls a policy: its run's name, numbered if there are two of it."""
+    run = Path(os.path.abspath(run))  # `.` has no name
     folder = run.parent.parent if run.parent.name == "checkpoints" else run
     name = folder.name if folder == run else f"{folder.name}@{int(run.name)}"
     number, unique = 2, name

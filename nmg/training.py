@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.folders import check_writable
 from nmg.config import TrainingConfig, resolve_training
+from nmg.config_files import training_file
+from nmg.limits import refuse_idle
 from nmg.options import (
     ConfigError,
     add_flags,
@@ -21,15 +20,23 @@ from nmg.options import (
     differences,
     flatten,
     given_flags,
-    read_settings,
+)
+from nmg.run_folders import (
+    RESOLVED,
+    check_free,
+    run_folder,
+    stoppable,
+    whole_settings,
     write_settings,
 )
 
 if TYPE_CHECKING:
     from agents.actor_critic import MaskingActorCritic
     from envs.masking_env import MaskingEnv
+    from envs.world import Deal
     from nmg.assembly import Stage
     from nmg.forecast import Forecast
+    from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
   nmg train                                       the testbed, minutes on a laptop
@@ -39,6 +46,8 @@ EXAMPLES = """examples:
   nmg train --config mine.yaml --seed 3
   nmg train --resume output/testbed/tiny/mine_neural
 """
+LEARNED = 3
+"""Rows of the comparison at the end that depend on what was learned: the policy, its controls."""
 MAY_CHANGE = ("episodes", "workers", "device", "data_dir", "tensorboard", "job_timeout")
 """Settings that a resumed run may be given anew; all others would make it another run."""
 
@@ -66,10 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         config, folder = _resumed(args), args.resume
     else:
-        from_file = read_settings(args.config) if args.config else {}
-        from_file.pop("test", None)
         flags = given_flags(TrainingConfig, args)
-        config = resolve_training(flags, args.preset, from_file)
+        config = resolve_training(flags, args.preset, training_file(args.config))
+        refuse_idle(config.data.task, flags)
         folder = args.output or run_folder(config, args.name, "neural")
         check_free(folder)
     with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
@@ -77,63 +85,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_folder(config: Any, name: str | None, kind: str) -> Path:
-    """``output/DATASET/MODEL/NAME_KIND``."""
-    name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    parts = [Path(str(part)).name for part in (config.data.dataset, config.data.model)]
-    return Path("output", *parts, f"{name}_{kind}")
-
-
-def check_free(folder: Path) -> None:
-    """See to it that the folder holds no run yet.
-
-    Raises:
-        ValueError: if it does, or nothing can be written there.
-    """
-    check_writable(folder)
-    if (folder / "resolved.yaml").exists():
-        raise ConfigError(
-            f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
-            "--name or --output."
-        )
-
-
 def _resumed(args: argparse.Namespace) -> TrainingConfig:
-    path = args.resume / "resolved.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no run to resume in {args.resume}: no resolved.yaml.")
+    before, given = whole_settings(args.resume, TrainingConfig), given_flags(TrainingConfig, args)
     for name in ("name", "output", "preset", "config"):
         if getattr(args, name) is not None:
             raise ConfigError(
                 f"--{name} is {getattr(args, name)}, but a resumed run has its folder and its "
                 "settings already; leave it out."
             )
-    before, given = read_settings(path), given_flags(TrainingConfig, args)
-    config = build(TrainingConfig, before | given)
-    after = flatten(config)
-    for name, value in after.items():
-        if name not in MAY_CHANGE and before.get(name, value) != value:
+    config = build(TrainingConfig, before | given, where=str(args.resume / RESOLVED))
+    for name, value in flatten(config).items():
+        if name not in MAY_CHANGE and before[name] != value:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is {value} but the run in {args.resume} was started "
                 f"with {before[name]}; only {', '.join(MAY_CHANGE)} may change on --resume."
             )
     return config
-
-
-@contextmanager
-def stoppable(command: str, folder: Path) -> Iterator[None]:
-    """Let a run that is stopped end with a word on how to go on; files are whole at any moment.
-
-    Args:
-        command: that goes on.
-        folder: where to; a run that is stopped before it has one cannot go on.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not (folder / "resolved.yaml").exists():
-            raise KeyboardInterrupt("stopped before anything was done.") from None
-        raise KeyboardInterrupt(f"stopped; what was done is kept. Go on with: {command}") from None
 
 
 def train(config: TrainingConfig, folder: Path) -> None:
@@ -165,15 +132,14 @@ def train(config: TrainingConfig, folder: Path) -> None:
     log = RunLog(folder, resume_at=done, tensorboard=config.run.tensorboard)
     try:
         env = build_env(config, on, shop.executor)
-        predicted = announce(config, on, env, done)
+        predicted = announce(config, on, jobs_ahead(config, on, shop.executor, folder, done))
         started = time.perf_counter()
         agent = build_agent(config, on, env)
         callback = TrainingCallback(
             folder,
             log,
             bar,
-            every=config.run.checkpoint_every,
-            last=config.run.episodes,
+            settings=config.run,
             validation=Validation(config, on, shop.executor),
             env=env,
             states=on.states,
@@ -186,7 +152,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
             steps = left * env.contexts_per_episode
             agent.learn(steps, callback=callback, reset_num_timesteps=False)
         bar.begin(final_jobs(config), "score job")
-        finish(config, folder, on, shop.executor, time.perf_counter() - started)
+        finish(config, folder, on, shop.executor)
         print(predicted.against(time.perf_counter() - started))
     finally:
         bar.close()
@@ -207,8 +173,8 @@ def jobs_per_episode(config: TrainingConfig) -> int:
 
 
 def final_jobs(config: TrainingConfig) -> int:
-    """Score jobs of the comparison at the end: policy, random, two controls, rivals, best mask."""
-    maskings = 4 + len(config.run.rivals) + (config.data.task == "testbed")
+    """Score jobs of the comparison at the end: what is learned, random, rivals, best mask."""
+    maskings = LEARNED + 1 + len(config.run.rivals) + (config.data.task == "testbed")
     return config.run.final_episodes * maskings
 
 
@@ -252,17 +218,48 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
     return agent
 
 
-def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> Forecast:
+def jobs_ahead(
+    config: TrainingConfig, on: Stage, executor: CachedExecutor, folder: Path, done: int
+) -> int:
+    """Score jobs that a run has before it after ``done`` episodes, all but the remembered ones.
+
+    What a policy masks that has yet to learn is not known: its jobs all count.
+    """
+    from nmg.checkpoint import chosen_checkpoint
+    from nmg.comparison import RANDOM
+    from nmg.forecast import jobs_left
+    from nmg.training_loop import is_checkpoint, validation_deals
+    from nmg.training_report import final_deals, fixed_maskings, learned_maskings
+
+    def left(deals: Sequence[Deal], maskings: Mapping[str, Any]) -> int:
+        numbered = {(config.run.seed, number): deal for number, deal in enumerate(deals)}
+        budget, settings = config.episode.budget, config.adaptation
+        return jobs_left(on.world, numbered, maskings, executor, budget=budget, settings=settings)
+
+    run = config.run
+    checks = sum(is_checkpoint(run, n) for n in range(done + 1, run.episodes + 1))
+    jobs = max(0, run.episodes - done) * jobs_per_episode(config)
+    if checks:
+        deals = validation_deals(config, on.world, run.validation_episodes)
+        jobs += checks * len(deals) + left(deals, {RANDOM: on.random})
+    if run.final_episodes:
+        deals = final_deals(config, on)
+        jobs += left(deals, fixed_maskings(config, on))
+        if checks:
+            jobs += LEARNED * len(deals)
+        else:
+            checkpoint = chosen_checkpoint(folder)
+            jobs += left(deals, learned_maskings(config, checkpoint, folder, on))
+    return jobs
+
+
+def announce(config: TrainingConfig, on: Stage, jobs: int) -> Forecast:
     """Print what the run is and what it will cost."""
     from nmg.forecast import forecast_run
     from nmg.training_loop import validation_deals
 
     changed: Mapping[str, Any] = differences(config)
     print("Settings that differ from the defaults: " + (_listed(changed) or "none"))
-    episodes = max(0, config.run.episodes - done)
-    checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
-    jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
-    jobs += final_jobs(config)
     predicted = forecast_run(config, on, validation_deals(config, on.world, 1)[0], jobs)
     print(predicted, flush=True)
     return predicted

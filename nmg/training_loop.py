@@ -21,7 +21,7 @@ from envs.world import Deal, World
 from nmg.assembly import Stage
 from nmg.callbacks import EpisodeBar, RunLog
 from nmg.checkpoint import FolderWeights, prune_weights, read_about, write_checkpoint
-from nmg.config import TrainingConfig
+from nmg.config import RunConfig, TrainingConfig
 from nmg.evaluation import Greedy, evaluate, seed_of
 from nmg.maskings import strategy
 from nmg.options import ConfigError
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 def validation_deals(config: TrainingConfig, world: World, count: int) -> list[Deal]:
     """Deals of the training world that no episode gets."""
     return [world.deal(seed_of(config.run.seed, "validation", n)) for n in range(count)]
+
+
+def is_checkpoint(run: RunConfig, episodes: int) -> bool:
+    """Whether a run is validated and saved after so many episodes; the last ones always are."""
+    return episodes % run.checkpoint_every == 0 or episodes == run.episodes
 
 
 def check_names(config: TrainingConfig, on: Stage) -> None:
@@ -96,8 +101,7 @@ class TrainingCallback(BaseCallback):
         folder: the run folder.
         log: gets a record per episode.
         bar: told when an episode is over.
-        every: episodes between checkpoints.
-        last: episodes of the run; the last one is a checkpoint.
+        settings: of the run; say when there is a checkpoint.
         validation: measures the policy at each checkpoint.
         env: the agent's environment, unwrapped.
         states: what the policy sees of the language model.
@@ -111,8 +115,7 @@ class TrainingCallback(BaseCallback):
         log: RunLog,
         bar: EpisodeBar,
         *,
-        every: int,
-        last: int,
+        settings: RunConfig,
         validation: Validation,
         env: MaskingEnv,
         states: TokenStates,
@@ -120,7 +123,7 @@ class TrainingCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self._folder, self._log, self._bar = folder, log, bar
-        self._every, self._last = every, last
+        self._settings = settings
         self._validation, self._env = validation, env
         self._states, self._weights = states, weights
         self._base = states.language_model.snapshot() if weights else None
@@ -167,17 +170,16 @@ class TrainingCallback(BaseCallback):
         if self._pending is None:
             return
         info, self._pending = self._pending, None
-        now = time.perf_counter()
         record = episode_record(info, self._agent.last_metrics)
         episode, self._done = self._done, self._done + 1
-        checkpoint = self._done % self._every == 0 or self._done == self._last
+        checkpoint = is_checkpoint(self._settings, self._done)
         if checkpoint:
             self._see(BASE)  # as in every comparison, where nothing was trained before
             gain = self._validation(self._agent.policy)
             if gain is not None:
                 record["validation"] = {"gain": gain}
         self._see(self._weights_after)
-        self._log.write(episode, record, now - self._started)
+        self._log.write(episode, record, time.perf_counter() - self._started)
         self._started = time.perf_counter()
         self._bar.unit_done()
         if checkpoint:

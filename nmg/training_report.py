@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from envs.adaptation.jobs import Executor
+from envs.folders import write_text
 from envs.world import Deal
 from nmg.assembly import Stage
 from nmg.callbacks import read_records
-from nmg.checkpoint import chosen_checkpoint, write_text
-from nmg.comparison import ComparisonTable, as_json, as_text, tabulate, with_interval
+from nmg.checkpoint import chosen_checkpoint
+from nmg.comparison import RANDOM, ComparisonTable, as_json, as_text, tabulate, with_interval
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, Masking, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
@@ -24,9 +26,7 @@ from nmg.report.page import Section, comparison_sections, settings_section, writ
 POLICY = "policy"
 
 
-def finish(
-    config: TrainingConfig, folder: Path, on: Stage, executor: Executor, seconds: float
-) -> None:
+def finish(config: TrainingConfig, folder: Path, on: Stage, executor: Executor) -> None:
     """Print the table and write results.json and report.html.
 
     Args:
@@ -34,8 +34,8 @@ def finish(
         folder: of the run.
         on: world and task.
         executor: scores the final comparison.
-        seconds: wall time of this part of the run, for the report.
     """
+    started = time.perf_counter()
     checkpoint = chosen_checkpoint(folder)
     table = None
     if config.run.final_episodes:
@@ -43,6 +43,9 @@ def finish(
         write_text(folder / "results.json", json.dumps(as_json(table), indent=2) + "\n")
         print("\n" + as_text(table) + "\n")
     records = read_records(folder / "metrics.jsonl")
+    # All of the run's, however often it was resumed.
+    seconds = sum(episode["seconds"] for episode in read_records(folder / "times.jsonl"))
+    seconds += time.perf_counter() - started
     write_training_report(config, folder, checkpoint, records, on.task.headline, table, seconds)
     print(f"Policy: {checkpoint} (chosen on training data)")
     print(f"Report: {folder / 'report.html'}")
@@ -52,26 +55,13 @@ def compare_at_the_end(
     config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage, executor: Executor
 ) -> ComparisonTable:
     """The chosen policy against random, its null controls, the rivals and the best mask."""
-    from envs.testbed import best_mask
-
-    world: Any = on.world
-    vocab_size = world.vocab_size
-    count = config.run.final_episodes
-    deals = [world.deal(seed_of(config.run.seed, "final", n)) for n in range(count)]
-    policy = load_policy(checkpoint, on.states, vocab_size)
-    maskings: dict[str, Masking] = {POLICY: Greedy(policy)}
-    fresh = world.deal(seed_of(config.run.seed, "measure", 0))
-    seen = measured(observe(world, fresh, config.episode.budget))
-    maskings |= controls(POLICY, folder, policy, on.states, vocab_size, seen)
-    for name in config.run.rivals:
-        maskings[name] = strategy(name, world, _contexts(deals))
-    if config.data.task == "testbed":
-        maskings["best mask"] = best_mask(world)
-    played = {name: on.played(masking) for name, masking in maskings.items()}
+    deals = final_deals(config, on)
+    learned, fixed = learned_maskings(config, checkpoint, folder, on), fixed_maskings(config, on)
+    first = {POLICY: learned[POLICY], RANDOM: fixed[RANDOM]}
     scores = evaluate(
-        world,
+        on.world,
         deals,
-        {POLICY: played.pop(POLICY), "random": on.random, **played},
+        first | learned | fixed,
         executor,
         budget=config.episode.budget,
         settings=config.adaptation,
@@ -82,8 +72,36 @@ def compare_at_the_end(
     return tabulate(scores, headline=headline, higher_is_better=better, unit="episodes")
 
 
-def _contexts(deals: Sequence[Deal]) -> list[Any]:
-    return [context for deal in deals for context in deal.contexts]
+def final_deals(config: TrainingConfig, on: Stage) -> list[Deal]:
+    """What the maskings are compared on at the end; no episode gets them."""
+    count = config.run.final_episodes
+    return [on.world.deal(seed_of(config.run.seed, "final", n)) for n in range(count)]
+
+
+def learned_maskings(
+    config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage
+) -> dict[str, Masking]:
+    """The policy of a checkpoint and its null controls, as they are played."""
+    world: Any = on.world
+    policy = load_policy(checkpoint, on.states, world.vocab_size)
+    fresh = world.deal(seed_of(config.run.seed, "measure", 0))
+    seen = measured(observe(world, fresh, config.episode.budget))
+    controlled = controls(POLICY, folder, policy, on.states, world.vocab_size, seen)
+    maskings = {POLICY: Greedy(policy), **controlled}
+    return {name: on.played(masking) for name, masking in maskings.items()}
+
+
+def fixed_maskings(config: TrainingConfig, on: Stage) -> dict[str, Masking]:
+    """Random masking, the rivals and the best mask, as they are played."""
+    from envs.testbed import best_mask
+
+    world: Any = on.world
+    contexts = [context for deal in final_deals(config, on) for context in deal.contexts]
+    maskings = {name: strategy(name, world, contexts) for name in config.run.rivals}
+    if config.data.task == "testbed":
+        maskings["best mask"] = best_mask(world)
+    played = {name: on.played(masking) for name, masking in maskings.items()}
+    return {RANDOM: on.random} | played
 
 
 def write_training_report(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
-from nmg import cli
+from nmg import assembly, cli
 from nmg.cli import PROGRAMS, main
 
 
@@ -117,6 +117,34 @@ def test_bad_settings_are_one_sentence(
     arguments = [*train_arguments(data, model), *flags, "--output", tmp_path / "run"]
     assert message in sentence(capsys, arguments)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["test", "--test-dataset", "foo", "--test-examples", "5"],
+        ["test", "--contexts", "5", "--examples", "5"],
+        ["train", "--window", "9", "--train-examples", "5"],
+        ["noise", "--contexts", "5"],
+    ],
+)
+def test_what_would_do_nothing_on_the_testbed_is_refused_by_hand_alone(arguments, capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text("contexts: 5\nstride: 0\nmax_length: 0")
+    told = sentence(capsys, arguments)
+    assert ", ".join(flag for flag in arguments if flag.startswith("--")) in told
+    assert "would do nothing on the testbed" in told
+    # A file may say it: it is read, and refused for what cannot be.
+    told = sentence(capsys, [arguments[0], "--config", tmp_path / "mine.yaml"])
+    assert "max_length is 0" in told
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("3", 3), ("2,1", 2), ("many", 5), ("", 5), ("0", 5)]
+)
+def test_threads_are_as_said_or_one_per_core(monkeypatch, said, threads):
+    monkeypatch.setattr(assembly, "core_count", lambda: 5)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert assembly.thread_count() == threads
 
 
 def broken(name: str, content: bytes | str):

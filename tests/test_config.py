@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -9,7 +10,10 @@ import yaml
 
 from agents.settings import AgentSettings
 from nmg.config import TestingConfig, TrainingConfig, resolve_testing, resolve_training
+from nmg.config_files import comparison_file, training_file
+from nmg.generation_config import GenerationConfig
 from nmg.options import (
+    PRESETS,
     ConfigError,
     add_flags,
     build,
@@ -21,8 +25,8 @@ from nmg.options import (
     preset_names,
     read_preset,
     read_settings,
-    write_settings,
 )
+from nmg.run_folders import write_settings
 
 
 def parsed(*arguments: str, cls: type = TrainingConfig) -> dict:
@@ -110,6 +114,8 @@ def test_meta_testing_takes_data_and_budget_from_the_policys_run_but_not_the_amo
     ("values", "message"),
     [
         ({"budgte": 0.1}, "did you mean 'budget'"),
+        ({1: 0.1}, "there is no setting 1"),
+        ({"episodes": float("inf")}, "episodes is inf; expected a whole number"),
         ({"budget": 1.5}, "budget is 1.5"),
         ({"budget": "much"}, "expected a number"),
         ({"contexts": 1.5}, "expected a whole number"),
@@ -132,6 +138,31 @@ def test_a_file_may_build_on_a_preset_or_on_a_file_beside_it(tmp_path):
     assert read_settings(tmp_path / "other.yaml") == {**preset, "budget": 0.5, "episodes": 3}
 
 
+def test_a_file_means_what_a_preset_of_the_same_words_means(tmp_path):
+    """Whatever the program: a preset's file is taken as the preset is, all but what is its own."""
+    for name in preset_names():
+        path = PRESETS / f"{name}.yaml"
+        assert resolve_training(training_file(path)) == resolve_training({}, name)
+        compared = comparison_file(path, TestingConfig)
+        assert resolve_testing({}, None, compared) == resolve_testing({}, name)
+    placed = build(GenerationConfig, comparison_file(PRESETS / "generation.yaml", GenerationConfig))
+    assert (placed.data.dataset, placed.comparison.contexts) == ("multi30k", 0)
+    with pytest.raises(ConfigError, match=r"squad-bert\.yaml is for the task qa"):
+        comparison_file(PRESETS / "squad-bert.yaml", GenerationConfig)
+    path = tmp_path / "compare.yaml"
+    path.write_text("contexts: 7\nseeds: 3\nbudget: 0.1")  # nothing here is of meta-training alone
+    assert comparison_file(path, TestingConfig) == {"contexts": 7, "seeds": 3, "budget": 0.1}
+
+
+@pytest.mark.parametrize("line", ["budgte: 0.1", "budget: much", "1: 2"])
+def test_a_setting_that_cannot_be_is_told_with_its_file(tmp_path, line):
+    path = tmp_path / "mine.yaml"
+    path.write_text(line)
+    for read in (training_file, partial(comparison_file, cls=TestingConfig)):
+        with pytest.raises(ConfigError, match=r"mine\.yaml: "):
+            read(path)
+
+
 def test_bad_files_are_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="no settings file"):
         read_settings(tmp_path / "absent.yaml")
@@ -141,6 +172,9 @@ def test_bad_files_are_one_sentence(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="holds a list"):
         read_settings(tmp_path / "list.yaml")
+    (tmp_path / "nothing.yaml").write_text("[]")
+    with pytest.raises(ConfigError, match="holds a list"):
+        read_settings(tmp_path / "nothing.yaml")
     (tmp_path / "circle.yaml").write_text("base: circle.yaml")
     with pytest.raises(ConfigError, match="leads back to itself"):
         read_settings(tmp_path / "circle.yaml")

@@ -136,7 +136,7 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert len(after) == len(scores) + 4
     assert [path.stat().st_mtime_ns for path in scores] == stamps
     assert command(place, out, *arguments, "--beams", "2") == 2
-    assert "already holds results with another beams" in capsys.readouterr().err
+    assert "already holds another run, with another beams" in capsys.readouterr().err
 
 
 def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path, capsys):

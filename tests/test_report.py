@@ -110,6 +110,9 @@ def test_charts_are_well_formed_and_empty_ones_are_nothing():
     scores = {"random": [{"nll": 1.0}, {"nll": 1.2}], "lost": [{"nll": math.nan}, {"nll": 1.1}]}
     lost = tabulate(scores, headline="nll", higher_is_better=False)
     assert "nan" not in interval_chart(lost)
+    scores = {"none": scores["random"], "mass": scores["lost"]}  # as nmg generation compares
+    against_none = tabulate(scores, headline="nll", higher_is_better=False, reference="none")
+    assert "difference in nll to none, per pair" in interval_chart(against_none)
     ET.fromstring(line_chart({"a & b": [(0, 1.0), (1, float("nan"))]}, "x", "y", marks=[(0, "<")]))
     assert line_chart({"a": []}, "x", "y") == ""
 

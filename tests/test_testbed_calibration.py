@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from nmg import testbed_calibration
-from nmg.testbed_calibration import AGAIN, calibrate, wilson_interval
+from nmg.callbacks import EpisodeBar
+from nmg.cli import main
+from nmg.testbed_calibration import calibrate, wilson_interval
+from nmg.testbed_command import AGAIN
 
 
 def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -> None:
@@ -31,15 +34,30 @@ def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -
     monkeypatch.setattr(testbed_calibration, "evaluate", scores)
     bed = SimpleNamespace(
         world=SimpleNamespace(deal=deal),
-        executor=None,
         budget=0.1,
         settings=None,
         task=SimpleNamespace(higher_is_better={"nll": False, "accuracy": True}),
     )
-    found = calibrate(bed, comparisons=4, pairs=3, seed=0)
+    found = calibrate(bed, None, comparisons=4, pairs=3, seed=0)
     assert found.alarms == {"nll": 1, "accuracy": 0}
     assert len(set(dealt)) == len(dealt) == 12
     assert "by nll: 1 of 4 (25.0%" in str(found)
+
+
+def test_a_measurement_in_the_testbed_says_what_it_will_cost(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(EpisodeBar, "job_done", lambda self: done.append(self))
+    done: list[EpisodeBar] = []
+    command = ["testbed", "--setting", "small"]
+    assert main([*command, "--calibrate", "1", "--pairs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "Forecast: 4 score jobs" in told.splitlines()[0]
+    assert told.splitlines()[1].startswith("Took")
+    assert len(done) == 4
+    assert main([*command, "--seeds", "1"]) == 0
+    assert "Forecast: 11 score jobs" in capsys.readouterr().out
+    assert len(done) == 4 + 11
+    assert main([*command, "--calibrate", "1", "--seeds", "3"]) == 2
+    assert "--calibrate is 1 and --seeds 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """nmg test: one table over the same seeds, null controls, resumed without computing twice."""
 
 import json
+import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,12 +12,14 @@ from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
 from envs.text.corpus import build_corpus
+from nmg import forecast
 from nmg.arena import build_arena
 from nmg.cli import main
+from nmg.comparison import as_json, tabulate
 from nmg.config import TestingConfig
 from nmg.mask_command import masked_spans, painted
 from nmg.options import build, read_settings
-from nmg.testing import gather_maskings
+from nmg.testing import gather_maskings, policy_name
 
 
 @pytest.fixture
@@ -52,19 +56,39 @@ def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys,
     score = Scorer.__call__
     monkeypatch.setattr(Scorer, "__call__", lambda self, job: jobs.append(job) or score(self, job))
     assert main([*command, "--seeds", "2"]) == 0
-    probes = len(jobs)
     again = json.loads((out / "results.json").read_text())
     assert again["rows"] == results["rows"]
-    assert all(job.settings.pretrain_epochs == 1 for job in jobs)
-    jobs.clear()
-    assert "Forecast: 0 score jobs" in capsys.readouterr().out
+    assert not jobs  # no probe either
+    assert "nothing is left to compute" in capsys.readouterr().out
+    probes, probe = [], forecast.probe
+
+    def probing(*given):
+        rates = probe(*given)
+        probes.extend(jobs)
+        return rates
+
+    monkeypatch.setattr(forecast, "probe", probing)
     assert main([*command, "--seeds", "3"]) == 0
     assert f"Forecast: {len(results['rows'])} score jobs" in capsys.readouterr().out
-    assert len(jobs) - probes == len(results["rows"])  # the new seed only
+    assert len(jobs) - len(probes) == len(results["rows"])  # the new seed only
     more = json.loads((out / "results.json").read_text())
     assert [row["scores"][:2] for row in more["rows"]] == [row["scores"] for row in results["rows"]]
 
     assert main([*command, "--budget", "0.5"]) == 2
+    assert "already holds another run" in capsys.readouterr().err
+    kept = (out / "results.json").read_bytes()
+    for fewer, lost in (
+        (["--no-controls"], "policy_neural: untrained, policy_neural: shuffled"),
+        (["--seeds", "2"], "seed 2"),
+    ):
+        assert main([*command, "--seeds", "3", *fewer]) == 2
+        assert f"would remove: {lost}; ask" in capsys.readouterr().err
+    (run / "checkpoints/000001").rename(run / "checkpoints/000002")  # another policy of that name
+    assert main([*command, "--seeds", "3"]) == 2
+    assert "would remove: policy_neural (" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == kept
+    (out / "resolved.yaml").write_text("seeds: 2\nk: 0.5")  # of nmg generation
+    assert main([*command, "--seeds", "3"]) == 2
     assert "already holds another run" in capsys.readouterr().err
 
 
@@ -97,6 +121,9 @@ def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
     path.write_text(json.dumps({**about, "vocab_size": about["vocab_size"] + 1}))
     assert main(["test", "--policy", str(run), "--output", str(run / "out")]) == 2
     assert "was made for a vocabulary of" in capsys.readouterr().err
+    path.write_text("[]")
+    assert main(["test", "--policy", str(run), "--output", str(run / "out")]) == 2
+    assert "agent.json is damaged (it holds a list)" in capsys.readouterr().err
 
 
 def test_a_run_called_as_a_strategy_keeps_its_row(tmp_path, monkeypatch):
@@ -158,6 +185,40 @@ def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):
     assert lines[0].split() == ["setting", "policy_neural", "other"]
     assert lines[1].split() == ["budget", "0.2", "0.4"]
     assert lines[2] == ""
+
+
+def test_runs_are_told_apart_by_their_names(tmp_path, capsys, monkeypatch):
+    def heads(*runs: str) -> list[str]:
+        capsys.readouterr()
+        assert main(["diff", *runs]) == 0
+        return capsys.readouterr().out.splitlines()[-2].split()[1:]
+
+    for place in ("a/x", "a/y", "b/x"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "resolved.yaml").write_text("seed: 1")
+    monkeypatch.chdir(tmp_path / "a/x")
+    assert heads(".", "../y") == ["x", "y"]
+    assert heads(".", "../../b/x") == ["a/x", "b/x"]
+    assert heads("../x", "../x/") == ["x", "x"]
+    assert policy_name(Path("."), []) == "x"
+
+
+def test_a_result_that_is_no_number_is_a_dash_and_a_damaged_one_is_told(tmp_path, capsys):
+    table = tabulate(
+        {"random": [{"nll": math.nan}], "idf": [{"nll": 0.5}]},
+        headline="nll",
+        higher_is_better=False,
+    )
+    for name, results in (("one", as_json(table)), ("other", as_json(table)), ("bad", [1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "resolved.yaml").write_text("seed: 1")
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    assert main(["diff", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
+    assert "random (nll)  -      -\nidf (nll)     0.500  0.500" in capsys.readouterr().out
+    for damaged in ("[1]", "{}", '{"headline": "nll", "rows": [1]}'):
+        (tmp_path / "bad" / "results.json").write_text(damaged)
+        assert main(["diff", str(tmp_path / "one"), str(tmp_path / "bad")]) == 2
+        assert "results.json is damaged" in capsys.readouterr().err
 
 
 def test_noise_separates_masks_from_seeds(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from tiny_run import train_arguments, write_model, write_texts
 
 from agents import actor_critic
 from agents.rollouts import Rollouts
+from envs.adaptation.scorer import Scorer
+from nmg import forecast
 from nmg.callbacks import RunLog, read_records
 from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about, write_checkpoint
 from nmg.cli import main
@@ -69,6 +72,43 @@ def test_same_seed_same_bytes_and_resumed_equals_uninterrupted(arguments, tmp_pa
         (run / "checkpoints/000004/policy.safetensors").read_bytes() for run in (whole, stopped)
     ]
     assert policies[0] == policies[1]
+
+
+def test_a_resumed_run_foresees_what_is_left_and_reports_all_of_it(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    more = ["--episodes", "3", "--final-episodes", "2", "--rivals", "none", "idf"]
+    submitted, probed = [], []
+    score, probe = Scorer.__call__, forecast.probe
+    monkeypatch.setattr(
+        Scorer, "__call__", lambda self, job: submitted.append(job) or score(self, job)
+    )
+
+    def probing(*given):
+        rates = probe(*given)
+        probed.append(len(submitted))
+        return rates
+
+    monkeypatch.setattr(forecast, "probe", probing)
+
+    def foreseen() -> int:
+        told = capsys.readouterr().out
+        return int(re.search(r"Forecast: (\d+) score jobs", told).group(1))
+
+    assert main([*arguments, *more, "--output", str(run)]) == 0
+    assert foreseen() == len(submitted) - probed[-1]  # with the validation after the last episode
+    submitted.clear()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "Forecast: nothing is left to compute" in capsys.readouterr().out
+    assert (len(submitted), len(probed)) == (0, 1)
+
+    times = [json.dumps({"episode": n, "seconds": 1000.0}) for n in range(3)]
+    (run / "times.jsonl").write_text("\n".join(times) + "\n")
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 0
+    # An episode, its validation, and what depends on the policy; random and rivals are remembered.
+    assert foreseen() == 3 + 1 + 3 * 2
+    assert "50 min" in (run / "report.html").read_text()
 
 
 def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monkeypatch):
@@ -177,15 +217,36 @@ def test_continual_policies_are_chosen_by_what_testing_shows_them(arguments, tmp
         ("checkpoints/000002/run.json", "{}", "does not say what the checkpoint is of"),
         ("checkpoints/000002/state.json", "{", "state.json"),
         ("metrics.jsonl", '{"episode": 0\n', "Line 1 of"),
+        ("metrics.jsonl", "{}\n", "does not say of which episode"),
+        ("metrics.jsonl", b"\xff\n", "Line 1 of"),
+        ("resolved.yaml", "", "does not say task, dataset, data_dir and"),
+        ("resolved.yaml", "task: classification\ndata", "expected `name: value` lines"),
     ],
 )
 def test_a_damaged_run_is_told_in_one_sentence(arguments, tmp_path, capsys, path, content, words):
     run = tmp_path / "run"
     assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
-    (run / path).write_text(content)
+    (run / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(run.rglob("*"))
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--episodes", "4"]) == 2
     assert words in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_setting_that_a_run_does_not_say_is_not_made_up(arguments, tmp_path, capsys):
+    """A truncated file would be another run, and so would one of before the setting was there."""
+    run = tmp_path / "run"
+    assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
+    whole = (run / "resolved.yaml").read_text()
+    (run / "resolved.yaml").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 2
+    assert "does not say tensorboard: it is damaged" in capsys.readouterr().err
+    (run / "resolved.yaml").write_text(whole)
+    (run / "checkpoints" / "000002.bak").mkdir()  # what people make, and nothing reads
+    assert main(["train", "--resume", str(run), "--episodes", "4"]) == 0
+    assert len(read_records(run / "metrics.jsonl")) == 4
 
 
 def test_a_damaged_score_is_computed_again(arguments, tmp_path, monkeypatch):

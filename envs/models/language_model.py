@@ -32,6 +32,7 @@ from envs.models.runtime import Precision, choose_precision
 from envs.models.standing import use_standing_gradients
 from envs.models.token_losses import token_losses
 from envs.models.token_rows import TokenRows, readers
+from envs.models.windows import content_window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,15 +110,7 @@ class LanguageModel:
         Raises:
             ValueError: if it takes none beside its special tokens.
         """
-        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
-        if room < 1:
-            raise ValueError(
-                f"{self.name!r} takes inputs of {self.max_length} tokens, which leaves no room "
-                "beside special tokens; give a model that takes longer ones."
-            )
-        if wanted < 1:
-            raise ValueError(f"window is {wanted}; it must be at least 1.")
-        return min(wanted, room)
+        return content_window(self.name, self.max_length, self.tokenizer, wanted)
 
     @property
     def fingerprint(self) -> str:

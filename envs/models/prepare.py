@@ -22,6 +22,9 @@ from envs.models.language_model import LanguageModel
 from envs.text.corpus import Context, Corpus
 from envs.text.corruption import corrupt
 
+HELD_OUT = 0.05
+"""Share of the contexts that a model's loss is measured on, before and after a training."""
+
 
 @dataclass(frozen=True)
 class PreparationSettings:
@@ -98,6 +101,23 @@ def train_masked_lm(
 def _warm_cosine(done: float) -> float:
     warm = 0.06
     return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / 0.94))
+
+
+def held_out_split(corpus: Corpus, seed: int) -> tuple[Corpus, list[Context]]:
+    """What to train on, and what the loss is measured on.
+
+    Raises:
+        ValueError: if there are too few contexts for both.
+    """
+    order = np.random.default_rng(seed).permutation(len(corpus)).tolist()
+    count = max(1, int(HELD_OUT * len(corpus)))
+    if len(corpus) <= count:
+        raise ValueError(
+            f"The corpus has {len(corpus)} context(s); it needs at least two, one to train on and "
+            "one to measure on."
+        )
+    held_out = [corpus[i] for i in order[:count]]
+    return Corpus([corpus[i] for i in order[count:]], corpus.tokenizer), held_out
 
 
 def masked_lm_quality(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from envs.models.dropout import fast_dropout, use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.runtime import Precision, choose_precision
+from envs.models.windows import content_window
 from envs.text.corruption import IGNORE
 
 if TYPE_CHECKING:
@@ -115,6 +116,14 @@ class Seq2SeqModel:
         """Longest source or target, special tokens included."""
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
         return min(int(positions), int(self.tokenizer.model_max_length))
+
+    def window(self, wanted: int) -> int:
+        """Content tokens of a context, as many as wanted or as the model takes.
+
+        Raises:
+            ValueError: if it takes none beside its special tokens.
+        """
+        return content_window(self.name, self.max_length, self.tokenizer, wanted)
 
     @property
     def fingerprint(self) -> str:

@@ -66,11 +66,11 @@ def line_chart(
 
 
 def interval_chart(table: ComparisonTable) -> str:
-    """Paired differences to random with their intervals, one line a masking; dots are the pairs."""
+    """Paired differences to the reference with intervals, a line a masking; dots are the pairs."""
     rows = [row for row in table.rows if row.versus is not None]
     if not rows:
         return ""
-    reference = [pair[table.headline] for pair in table.scores["random"]]
+    reference = [pair[table.headline] for pair in table.scores[table.reference]]
     differences = {
         row.name: [
             pair[table.headline] - other
@@ -110,7 +110,7 @@ def interval_chart(table: ComparisonTable) -> str:
             x = x_of(row.versus.difference)
             parts.append(f'<circle class="mean {style}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
     better = "right is better" if table.higher_is_better else "left is better"
-    label = f"difference in {table.headline} to random masking, per pair ({better})"
+    label = f"difference in {table.headline} to {table.reference}, per pair ({better})"
     parts.append(_axis_labels(label, "", height))
     return _svg(parts, height)
 

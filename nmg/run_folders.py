@@ -1,0 +1,115 @@
+"""Run folders: where they lie, what they say of their run, and whether they may be written to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from envs.folders import check_writable, write_text
+from nmg.options import ConfigError, differences, flatten, leaves, read_settings
+
+RESOLVED = "resolved.yaml"
+"""By this file, which holds every setting, a folder is known to hold a run."""
+SHOWN = 3
+"""Names of settings that a message tells, of many."""
+
+
+def run_folder(config: Any, name: str | None, kind: str) -> Path:
+    """``output/DATASET/MODEL/NAME_KIND``."""
+    name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    parts = [Path(str(part)).name for part in (config.data.dataset, config.data.model)]
+    return Path("output", *parts, f"{name}_{kind}")
+
+
+def write_settings(folder: Path, config: Any) -> None:
+    """Write ``config.yaml`` (what differs from the defaults) and ``resolved.yaml`` (everything)."""
+    for name, values in (("config.yaml", differences(config)), (RESOLVED, flatten(config))):
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n"
+        write_text(folder / name, text)
+
+
+def check_free(folder: Path) -> None:
+    """See to it that the folder holds no run yet.
+
+    Raises:
+        ValueError: if it does, or nothing can be written there.
+    """
+    check_writable(folder)
+    if (folder / RESOLVED).exists():
+        raise ConfigError(
+            f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
+            "--name or --output."
+        )
+
+
+def check_same(folder: Path, config: Any, free: Collection[str]) -> None:
+    """See to it that the folder is free or holds results of the same settings.
+
+    Args:
+        folder: to write to.
+        config: the settings now.
+        free: settings that may be others than before.
+
+    Raises:
+        ValueError: if it holds another run, or nothing can be written there.
+    """
+    check_writable(folder)
+    if not (folder / RESOLVED).is_file():
+        return
+    before, now = read_settings(folder / RESOLVED), flatten(config)
+    # A setting that is not there counts, too: of what it was, nothing is known.
+    names = [name for name in now if name not in before or before[name] != now[name]]
+    names = [name for name in (*names, *before.keys() - now.keys()) if name not in free]
+    if names:
+        raise ValueError(
+            f"{folder} already holds another run, with another {listed(names)}; give another "
+            "--name or --output."
+        )
+
+
+def whole_settings(run: Path, cls: type) -> dict[str, Any]:
+    """The settings that a run was started with, every one of a configuration class.
+
+    Raises:
+        FileNotFoundError: if it is no run folder.
+        ConfigError: if a setting is not there. Its default would make another run of it; one of
+            an older version can go on when it is written there by hand what it did.
+    """
+    path = run / RESOLVED
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run to resume in {run}: no {RESOLVED}.")
+    values = read_settings(path)
+    lacking = [name for name in leaves(cls) if name not in values]
+    if lacking:
+        raise ConfigError(
+            f"{path} does not say {listed(lacking)}: it is damaged, or of an older version; put a "
+            "copy back, or add them as they were in that run."
+        )
+    return values
+
+
+def listed(names: Collection[str]) -> str:
+    """``a, b, c and 4 more``."""
+    shown, more = list(names)[:SHOWN], len(names) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def stoppable(command: str, folder: Path) -> Iterator[None]:
+    """Let a run that is stopped end with a word on how to go on; files are whole at any moment.
+
+    Args:
+        command: that goes on.
+        folder: where to; a run that is stopped before it has one cannot go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / RESOLVED).exists():
+            raise KeyboardInterrupt("stopped before anything was done.") from None
+        raise KeyboardInterrupt(f"stopped; what was done is kept. Go on with: {command}") from None
