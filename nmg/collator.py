@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from agents.strategies.selection import highest, uniform_draws
 from envs.spaces import pad_contexts
 from envs.text.corpus import Context, special_marks
 from envs.text.corruption import corrupt
+from envs.text.words import WordIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,11 +39,9 @@ class MaskingCollator:
     """Makes masked-LM batches out of tokenized examples or raw texts, on the fly.
 
     Each feature is a mapping with either ``text``, or ``input_ids`` and, as far as there are,
-    ``word_ids`` (-1 or None outside of words), ``attention_mask`` and ``special_tokens_mask``. The
-    words of a text are the fast tokenizer's own. Where only ids are given, they are decoded and
-    tokenized again; if that does not give the same ids (a window cut in the middle of a word), a
-    token starts a word where the decoded text has a space or passes between letters and other
-    characters.
+    ``word_ids`` (-1 or None outside of words), ``attention_mask`` and ``special_tokens_mask``. Word
+    ids are taken as they are given; else the words are those of ``envs.text.words``, guessed
+    where there is no text.
 
     Masks are new in every batch and reproducible: batch n is masked and corrupted from (seed, n).
     In the workers of a ``DataLoader``, n counts the worker's batches, and the worker's number and
@@ -88,7 +86,7 @@ class MaskingCollator:
         self.max_length = max_length or min(tokenizer.model_max_length, _LONGEST)
         self.pad_to_multiple_of = pad_to_multiple_of
         self._special = sorted(set(tokenizer.all_special_ids))
-        self._marks = special_marks(tokenizer)
+        self._marks, self._words = special_marks(tokenizer), WordIds(tokenizer)
         self._batches = 0
         self._texts: dict[int, bytes] = {}
 
@@ -170,16 +168,17 @@ class MaskingCollator:
         if "special_tokens_mask" in feature:
             special |= np.asarray(feature["special_tokens_mask"], dtype=bool)
         if feature.get("word_ids") is not None:
-            words = _without_none(feature["word_ids"])
+            given = feature["word_ids"]
+            words = np.array([-1 if word is None else word for word in given], np.int32)
         else:
-            words = guess_word_ids(ids, special | ~real, self.tokenizer)
+            words = self._words.guess(ids, special | ~real)
         kept = np.flatnonzero(real)[: self.max_length]
         return Context(ids[kept], words[kept], ~special[kept] & (words[kept] >= 0))
 
     def _tokenized(self, text: str) -> Context:
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length)
         ids = np.asarray(encoded["input_ids"], np.int32)
-        words = _without_none(encoded.word_ids())
+        (words,) = self._words.of(encoded.encodings)
         return Context(ids, words, ~np.isin(ids, self._marks) & (words >= 0))
 
 
@@ -199,51 +198,3 @@ def _check(tokenizer: PreTrainedTokenizerBase, budget: float, corruption: str) -
         raise ValueError(f"budget is {budget}; it is a share of the tokens, in (0, 1].")
     if corruption not in {"bert", "mask"}:
         raise ValueError(f"There is no corruption rule {corruption!r}; expected 'bert' or 'mask'.")
-
-
-def _without_none(word_ids: Sequence[int | None]) -> np.ndarray:
-    return np.array([-1 if word is None else word for word in word_ids], np.int32)
-
-
-def guess_word_ids(
-    ids: np.ndarray, outside: np.ndarray, tokenizer: PreTrainedTokenizerBase
-) -> np.ndarray:
-    """Word ids of tokens of which nothing but the ids is known.
-
-    Args:
-        ids: token ids, (n,).
-        outside: bool (n,), special and pad tokens; they get -1.
-        tokenizer: a fast tokenizer.
-    """
-    words = np.full(len(ids), -1, np.int32)
-    first = 0
-    for is_outside, group in groupby(range(len(ids)), key=outside.__getitem__):
-        if is_outside:
-            continue
-        places = list(group)
-        piece = ids[places].tolist()
-        text = _decode(piece, tokenizer)
-        again = tokenizer(text, add_special_tokens=False, verbose=False)
-        found = again.word_ids() if again["input_ids"] == piece else _by_joints(piece, tokenizer)
-        words[places] = np.asarray(found, np.int32) + first
-        first = int(words[places].max()) + 1
-    return words
-
-
-def _by_joints(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A new word where two tokens are decoded with a space between them, or where letters and
-    digits meet other characters."""
-    words = [0]
-    for left, right in pairwise(ids):
-        before = _decode([left], tokenizer)
-        both = _decode([left, right], tokenizer)
-        after = both[len(before) :] if both.startswith(before) else ""
-        new = after[:1].isspace() or (
-            bool(before and after) and before[-1].isalnum() != after[0].isalnum()
-        )
-        words.append(words[-1] + new)
-    return words
-
-
-def _decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

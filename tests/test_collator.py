@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from agents.strategies import RandomTokens
 from envs.text.corpus import build_corpus
-from nmg.collator import MaskingCollator, guess_word_ids
+from envs.text.words import WordIds
+from nmg.collator import MaskingCollator
 
 
 @pytest.fixture(params=["wordpiece", "bpe"])
@@ -100,7 +101,7 @@ def test_words_of_bare_ids(tokenizer):
         encoded = tokenizer(sentence)
         ids = np.array(encoded["input_ids"])
         expected = [-1 if word is None else word for word in encoded.word_ids()]
-        guessed = guess_word_ids(ids, np.isin(ids, tokenizer.all_special_ids), tokenizer)
+        guessed = WordIds(tokenizer).guess(ids, np.isin(ids, tokenizer.all_special_ids))
         assert guessed.tolist() == expected
 
 
@@ -109,14 +110,14 @@ def test_words_of_a_window_cut_inside_a_word(tokenizer):
     words = encoded.word_ids()
     start = words.index(2) + 2
     ids = np.array(encoded["input_ids"][start:])
-    guessed = guess_word_ids(ids, np.zeros(len(ids), bool), tokenizer)
+    guessed = WordIds(tokenizer).guess(ids, np.zeros(len(ids), bool))
     expected = np.array(words[start:]) - words[start]
     assert guessed.tolist() == expected.tolist()
 
 
 def test_pairs_do_not_share_words(tiny_tokenizer):
     ids = np.array(tiny_tokenizer("the river", "the sea")["input_ids"])
-    guessed = guess_word_ids(ids, np.isin(ids, tiny_tokenizer.all_special_ids), tiny_tokenizer)
+    guessed = WordIds(tiny_tokenizer).guess(ids, np.isin(ids, tiny_tokenizer.all_special_ids))
     assert guessed.tolist() == [-1, 0, 1, -1, 2, 3, -1]
 
 
