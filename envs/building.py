@@ -86,7 +86,9 @@ def build_text_world(
 
     The other arguments are those of ``load_splits``, ``build_task`` and ``TextWorld``.
     """
-    splits = load_splits(dataset, task=task, data_dir=data_dir, strict=strict, columns=columns)
+    splits = load_splits(
+        dataset, task=task, data_dir=data_dir, strict=strict, columns=columns, parts=("train",)
+    )
     tokenizer = language_model.tokenizer
     made = build_task(
         splits, language_model, max_length=max_length, stride=stride, pad=pad, pooling=pooling

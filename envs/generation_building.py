@@ -78,7 +78,12 @@ def build_generation_world(
         **options: those of ``TextWorld``.
     """
     splits = load_splits(
-        dataset, task="generation", data_dir=data_dir, strict=strict, columns=columns
+        dataset,
+        task="generation",
+        data_dir=data_dir,
+        strict=strict,
+        columns=columns,
+        parts=("train",),
     )
     return TextWorld(
         task,  # type: ignore[arg-type]  # its features are pairs, its metrics those of texts

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from agents.strategies.selection import highest, uniform_draws
 from envs.spaces import pad_contexts
 from envs.text.corpus import Context, special_marks
 from envs.text.corruption import corrupt
+from envs.text.words import WordIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,11 +39,9 @@ class MaskingCollator:
     """Makes masked-LM batches out of tokenized examples or raw texts, on the fly.
 
     Each feature is a mapping with either ``text``, or ``input_ids`` and, as far as there are,
-    ``word_ids`` (-1 or None outside of words), ``attention_mask`` and ``special_tokens_mask``. The
-    words of a text are the fast tokenizer's own. Where only ids are given, they are decoded and
-    tokenized again; if that does not give the same ids (a window cut in the middle of a word), a
-    token starts a word where the decoded text has a space or passes between letters and other
-    characters.
+    ``word_ids`` (-1 or None outside of words), ``attention_mask`` and ``special_tokens_mask``. Word
+    ids are taken as they are given; else the words are those of ``envs.text.words``, guessed
+    where there is no text.
 
     Masks are new in every batch and reproducible: batch n is masked and corrupted from (seed, n).
     In the workers of a ``DataLoader``, n counts the worker's batches, and the worker's number and
@@ -61,7 +59,7 @@ class MaskingCollator:
         deterministic: handed to the policy's ``predict``.
 
     Raises:
-        ValueError: if the tokenizer, the policy or the budget cannot be used.
+        ValueError: if the tokenizer or a setting cannot be used.
     """
 
     def __init__(
@@ -77,18 +75,28 @@ class MaskingCollator:
         deterministic: bool = False,
     ) -> None:
         _check(tokenizer, budget, corruption)
+        # Of a shorter text nothing would be left beside the special tokens.
+        shortest = tokenizer.num_special_tokens_to_add() + 1
+        _check_whole("max_length", shortest if max_length is None else max_length, shortest)
+        _check_whole("pad_to_multiple_of", pad_to_multiple_of, 1)
+        _check_whole("seed", seed, 0)
         if isinstance(policy, str):
             policy = make_strategy(policy, tokenizer=tokenizer)
         if isinstance(policy, NoMask):
             raise ValueError(
                 "Nothing can be learned without masks: give a strategy other than none."
             )
+        if isinstance(policy, type) or not hasattr(policy, "predict"):
+            raise ValueError(
+                f"policy is {policy!r}; give the name of a strategy, or what has `predict`."
+            )
         self.tokenizer, self.policy, self.budget = tokenizer, policy, budget
         self.corruption, self.seed, self.deterministic = corruption, seed, deterministic
         self.max_length = max_length or min(tokenizer.model_max_length, _LONGEST)
         self.pad_to_multiple_of = pad_to_multiple_of
         self._special = sorted(set(tokenizer.all_special_ids))
-        self._marks = special_marks(tokenizer)
+        self._marks, self._words = special_marks(tokenizer), WordIds(tokenizer)
+        self._size = max(tokenizer.get_vocab().values()) + 1  # vocabularies may have gaps
         self._batches = 0
         self._texts: dict[int, bytes] = {}
 
@@ -98,9 +106,20 @@ class MaskingCollator:
         Returns:
             ``input_ids``, ``attention_mask`` and ``labels`` (-100 where nothing is to be
             predicted), int64, each (B, L).
+
+        Raises:
+            ValueError: if a feature cannot be read, or nothing of the batch can be masked.
         """
-        rng = self._generator()
+        if not features:
+            raise ValueError("The batch is empty: give at least one feature.")
         contexts = [self._context(feature) for feature in features]
+        if not any(context.maskable.any() for context in contexts):
+            # The mean loss over nothing is NaN, and one such step ruins a run.
+            raise ValueError(
+                f"No token of the batch's {len(contexts)} examples can be masked: they hold "
+                "special tokens and padding alone. Leave empty texts out, or take larger batches."
+            )
+        rng = self._generator()
         longest = max(map(len, contexts))
         observation = pad_contexts(
             contexts,
@@ -157,29 +176,46 @@ class MaskingCollator:
         return number
 
     def _context(self, feature: Mapping[str, Any]) -> Context:
-        if "input_ids" not in feature and "text" in feature:
-            return self._tokenized(feature["text"])
-        if "input_ids" not in feature:
+        if not isinstance(feature, Mapping):
+            raise ValueError(
+                f"A feature is {_shown(feature)}; expected a mapping with text or input_ids."
+            )
+        if feature.get("input_ids") is not None:
+            return self._given(feature)
+        if "text" not in feature:
             raise ValueError(
                 f"A feature has the columns {sorted(feature)}; the collator needs input_ids or "
                 "text. With Trainer, set remove_unused_columns=False to keep the column text."
             )
-        ids = np.asarray(feature["input_ids"], np.int32)
-        real = np.asarray(feature.get("attention_mask", np.ones(len(ids))), dtype=bool)
-        special = np.isin(ids, self._marks)
-        if "special_tokens_mask" in feature:
-            special |= np.asarray(feature["special_tokens_mask"], dtype=bool)
+        if not isinstance(feature["text"], str):
+            raise ValueError(f"The text of a feature is {_shown(feature['text'])}, not a string.")
+        return self._tokenized(feature["text"])
+
+    def _given(self, feature: Mapping[str, Any]) -> Context:
+        ids = _column(feature, "input_ids").astype(np.int64)
+        size = max(self._size, len(self.tokenizer))
+        if unknown := ids[(ids < 0) | (ids >= size)].tolist():
+            raise ValueError(
+                f"input_ids of a feature holds {unknown[0]}; the tokenizer's ids go from 0 to "
+                f"{size - 1}."
+            )
+        real, special = np.ones(len(ids), bool), np.isin(ids, self._marks)
+        if feature.get("attention_mask") is not None:
+            real = _column(feature, "attention_mask", len(ids)).astype(bool)
+        if feature.get("special_tokens_mask") is not None:
+            special |= _column(feature, "special_tokens_mask", len(ids)).astype(bool)
         if feature.get("word_ids") is not None:
-            words = _without_none(feature["word_ids"])
+            words = _column(feature, "word_ids", len(ids)).astype(np.int32)
         else:
-            words = guess_word_ids(ids, special | ~real, self.tokenizer)
+            words = self._words.guess(ids, special | ~real)
         kept = np.flatnonzero(real)[: self.max_length]
-        return Context(ids[kept], words[kept], ~special[kept] & (words[kept] >= 0))
+        maskable = ~special[kept] & (words[kept] >= 0)
+        return Context(ids[kept].astype(np.int32), words[kept], maskable)
 
     def _tokenized(self, text: str) -> Context:
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length)
         ids = np.asarray(encoded["input_ids"], np.int32)
-        words = _without_none(encoded.word_ids())
+        (words,) = self._words.of(encoded.encodings)
         return Context(ids, words, ~np.isin(ids, self._marks) & (words >= 0))
 
 
@@ -201,49 +237,35 @@ def _check(tokenizer: PreTrainedTokenizerBase, budget: float, corruption: str) -
         raise ValueError(f"There is no corruption rule {corruption!r}; expected 'bert' or 'mask'.")
 
 
-def _without_none(word_ids: Sequence[int | None]) -> np.ndarray:
-    return np.array([-1 if word is None else word for word in word_ids], np.int32)
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
 
 
-def guess_word_ids(
-    ids: np.ndarray, outside: np.ndarray, tokenizer: PreTrainedTokenizerBase
-) -> np.ndarray:
-    """Word ids of tokens of which nothing but the ids is known.
+def _column(feature: Mapping[str, Any], name: str, length: int | None = None) -> np.ndarray:
+    """The whole numbers of a column, (length,); -1 for None.
 
-    Args:
-        ids: token ids, (n,).
-        outside: bool (n,), special and pad tokens; they get -1.
-        tokenizer: a fast tokenizer.
+    Raises:
+        ValueError: if it holds anything else, or another number of them.
     """
-    words = np.full(len(ids), -1, np.int32)
-    first = 0
-    for is_outside, group in groupby(range(len(ids)), key=outside.__getitem__):
-        if is_outside:
-            continue
-        places = list(group)
-        piece = ids[places].tolist()
-        text = _decode(piece, tokenizer)
-        again = tokenizer(text, add_special_tokens=False, verbose=False)
-        found = again.word_ids() if again["input_ids"] == piece else _by_joints(piece, tokenizer)
-        words[places] = np.asarray(found, np.int32) + first
-        first = int(words[places].max()) + 1
-    return words
-
-
-def _by_joints(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A new word where two tokens are decoded with a space between them, or where letters and
-    digits meet other characters."""
-    words = [0]
-    for left, right in pairwise(ids):
-        before = _decode([left], tokenizer)
-        both = _decode([left, right], tokenizer)
-        after = both[len(before) :] if both.startswith(before) else ""
-        new = after[:1].isspace() or (
-            bool(before and after) and before[-1].isalnum() != after[0].isalnum()
+    try:
+        array = np.asarray(feature[name])
+    except ValueError:  # rows of different lengths
+        array = np.empty((0, 0))
+    if array.dtype == object and array.ndim == 1:
+        array = np.asarray([-1 if value is None else value for value in array])
+    if array.ndim != 1 or (array.dtype.kind not in "iub" and array.size):
+        raise ValueError(
+            f"{name} of a feature is {_shown(feature[name])}; expected one whole number a token."
         )
-        words.append(words[-1] + new)
-    return words
+    if length not in (None, len(array)):
+        raise ValueError(
+            f"{name} of a feature has {len(array)} entries for {length} tokens; give one for each."
+        )
+    return array
 
 
-def _decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+def _shown(value: Any) -> str:
+    """A value, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."

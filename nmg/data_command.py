@@ -141,6 +141,7 @@ def _texts_of_dataset(args: argparse.Namespace) -> list[str]:
             data_dir=args.data_dir,
             strict=args.strict,
             columns=args.columns,
+            parts=("train",),
         )
     return [example_text(example) for example in splits.train]
 

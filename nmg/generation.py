@@ -146,8 +146,9 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
             task="generation",
             data_dir=data.data_dir,
             columns=two_columns(data.columns),
+            parts=("train", comparison.split),
         )
-    test = (comparison.split == "test" and splits.test) or splits.dev
+    test = getattr(splits, comparison.split)
     if not test:
         raise ValueError(f"{splits.name} has no {comparison.split} split to score on.")
     if max(comparison.pairs) > len(splits.train):

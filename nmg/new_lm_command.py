@@ -176,6 +176,7 @@ def training_texts(args: argparse.Namespace) -> list[str]:
             task=args.task,
             data_dir=args.data_dir,
             columns=two_columns(tuple(args.columns or ())),
+            parts=("train",),
         )
     texts: list[str] = []
     for example in splits.train:

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from agents.strategies import RandomTokens
 from envs.text.corpus import build_corpus
-from nmg.collator import MaskingCollator, guess_word_ids
+from envs.text.words import WordIds
+from nmg.collator import MaskingCollator
 
 
 @pytest.fixture(params=["wordpiece", "bpe"])
@@ -100,7 +101,7 @@ def test_words_of_bare_ids(tokenizer):
         encoded = tokenizer(sentence)
         ids = np.array(encoded["input_ids"])
         expected = [-1 if word is None else word for word in encoded.word_ids()]
-        guessed = guess_word_ids(ids, np.isin(ids, tokenizer.all_special_ids), tokenizer)
+        guessed = WordIds(tokenizer).guess(ids, np.isin(ids, tokenizer.all_special_ids))
         assert guessed.tolist() == expected
 
 
@@ -109,14 +110,14 @@ def test_words_of_a_window_cut_inside_a_word(tokenizer):
     words = encoded.word_ids()
     start = words.index(2) + 2
     ids = np.array(encoded["input_ids"][start:])
-    guessed = guess_word_ids(ids, np.zeros(len(ids), bool), tokenizer)
+    guessed = WordIds(tokenizer).guess(ids, np.zeros(len(ids), bool))
     expected = np.array(words[start:]) - words[start]
     assert guessed.tolist() == expected.tolist()
 
 
 def test_pairs_do_not_share_words(tiny_tokenizer):
     ids = np.array(tiny_tokenizer("the river", "the sea")["input_ids"])
-    guessed = guess_word_ids(ids, np.isin(ids, tiny_tokenizer.all_special_ids), tiny_tokenizer)
+    guessed = WordIds(tiny_tokenizer).guess(ids, np.isin(ids, tiny_tokenizer.all_special_ids))
     assert guessed.tolist() == [-1, 0, 1, -1, 2, 3, -1]
 
 
@@ -188,6 +189,74 @@ def test_bad_input_is_named(tiny_tokenizer):
         MaskingCollator(tiny_tokenizer, "none")
     with pytest.raises(ValueError, match="'idf' needs contexts"):
         MaskingCollator(tiny_tokenizer, "idf")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0; it must be .* at least 1"),
+        ({"pad_to_multiple_of": 2.5}, r"pad_to_multiple_of is 2\.5"),
+        ({"max_length": -5}, "max_length is -5; it must be .* at least 3"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"seed": -1}, "seed is -1; it must be .* at least 0"),
+        ({"policy": None}, "policy is None; give the name of a strategy"),
+        ({"policy": RandomTokens}, "policy is <class"),
+    ],
+)
+def test_bad_settings_are_named_before_the_first_batch(tiny_tokenizer, setting, message):
+    with pytest.raises(ValueError, match=message):
+        MaskingCollator(tiny_tokenizer, **setting)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ("The river.", "A feature is 'The river.'; expected a mapping"),
+        ({"text": None}, "text of a feature is None, not a string"),
+        ({"text": 3}, "text of a feature is 3, not a string"),
+        ({"input_ids": [[2, 7, 3]]}, r"input_ids of a feature is \[\[2, 7, 3\]\]; expected one"),
+        ({"input_ids": [[2, 7], [3]]}, "input_ids of a feature is .*; expected one"),
+        ({"input_ids": [2.0, 7.5, 3.0]}, "input_ids of a feature is .*; expected one whole"),
+        ({"input_ids": 7}, "input_ids of a feature is 7; expected one"),
+        ({"input_ids": [2, 99999, 3]}, "holds 99999; the tokenizer's ids go from 0 to"),
+        ({"input_ids": [2, -100, 3]}, "holds -100; the tokenizer's ids go from 0 to"),
+        ({"input_ids": [2, 2**40, 3]}, f"holds {2**40}; the"),
+        ({"word_ids": [None, 0]}, "word_ids of a feature has 2 entries for 3 tokens"),
+        ({"word_ids": [None, 0, 0, None]}, "word_ids of a feature has 4 entries for 3 tokens"),
+        ({"word_ids": [None, 0.5, None]}, "word_ids of a feature is .*; expected one whole"),
+        ({"word_ids": ["a", "b", "c"]}, "word_ids of a feature is .*; expected one whole"),
+        ({"attention_mask": [1, 1]}, "attention_mask of a feature has 2 entries for 3 tokens"),
+        ({"special_tokens_mask": [1]}, "special_tokens_mask of a feature has 1 entries for 3"),
+    ],
+)
+def test_bad_features_are_one_sentence(tiny_tokenizer, feature, message):
+    if isinstance(feature, dict) and "text" not in feature:
+        feature = {"input_ids": [2, 7, 3]} | feature
+    with pytest.raises(ValueError, match=message):
+        MaskingCollator(tiny_tokenizer)([*texts(2), feature])
+
+
+def test_a_batch_of_which_nothing_can_be_masked_is_refused(tiny_tokenizer):
+    collator = MaskingCollator(tiny_tokenizer)
+    padding = {"input_ids": [2, 7, 3], "attention_mask": [0, 0, 0]}
+    with pytest.raises(ValueError, match="The batch is empty"):
+        collator([])
+    for batch in ([{"text": ""}], [{"text": " "}, padding]):
+        with pytest.raises(ValueError, match=f"No token of the batch's {len(batch)} examples"):
+            collator(batch)
+    assert (collator([*texts(1), {"text": ""}])["labels"] != -100).sum(1).tolist() == [1, 0]
+
+
+def test_columns_come_as_lists_arrays_or_tensors(tiny_tokenizer):
+    encoded = tiny_tokenizer(SENTENCES[0], return_special_tokens_mask=True)
+    columns = {name: list(values) for name, values in encoded.items()}
+    kinds = (list, np.array, torch.tensor, lambda values: torch.tensor(values) > 0)
+    batches = []
+    for kind in kinds:
+        masks = {name: kind(values) for name, values in columns.items() if "mask" in name}
+        ids = (torch.tensor if kind is kinds[3] else kind)(columns["input_ids"])
+        batches.append(MaskingCollator(tiny_tokenizer)([{"input_ids": ids, **masks}]))
+    assert all(same(batches[0], batch) for batch in batches[1:])
 
 
 def test_a_model_learns_from_it(tiny_tokenizer, tiny_masked_lm):

@@ -168,6 +168,24 @@ def test_folders(tmp_path):
         load_splits(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("task", [None, "classification"])
+def test_what_is_not_asked_for_is_not_read(chemprot, tmp_path, task):
+    for folder, ending in ((chemprot / "chemprot", "txt"), (tmp_path / "mine", "jsonl")):
+        rows(folder / f"train.{ending}", "A", "B", "A")
+        name = folder if ending == "jsonl" else "chemprot"
+        for part in ("dev", "test"):
+            (folder / f"{part}.{ending}").write_text("{no data")
+        options = {"data_dir": chemprot, "task": task, "parts": ("train",)}
+        assert sizes(load_splits(name, **options)) == {"train": 3}
+        rows(folder / f"test.{ending}", "A", "Z")
+        with pytest.raises(UnknownLabelError, match="test split"):
+            load_splits(name, **options | {"parts": ("train", "test")})
+        with pytest.raises(DataError, match="Malformed"):
+            load_splits(name, **options | {"parts": ("train", "dev")})
+        (folder / f"test.{ending}").unlink()  # the only held-out part is the test set
+        assert sizes(load_splits(name, **options)) == {"train": 3}
+
+
 def test_names_and_tasks_that_do_not_fit(chemprot):
     with pytest.raises(FileNotFoundError, match=r"'chemport' is neither a file.*chemprot"):
         load_splits("chemport")

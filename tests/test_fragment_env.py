@@ -116,8 +116,10 @@ def generation_env(tmp_path, bpe_tokenizer):
     rows = [{"source": text, "target": text.lower()} for text in SENTENCES * 3]
     for number, row in enumerate(rows):
         row["source"] = f"{number} {row['source']}"
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = tmp_path / "pairs"
+    path.mkdir()
+    (path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (path / "test.jsonl").write_text("{no world reads the test split")
     settings = AdaptationSettings(1, 4, 1e-3, finetune_epochs=1, finetune_lr=1e-3)
 
     def make(**options):

@@ -284,6 +284,16 @@ def test_several_references_and_empty_contexts(task):
     assert task.evaluate(features, outputs)["em"] == 100.0
 
 
+def test_what_is_accepted_beside_the_answers_counts_in_scoring_alone(task):
+    listed = replace(EXAMPLES[0], accepted=("NYC", "Holt"))
+    plain, more = (task.features([each], training=False) for each in (EXAMPLES[0], listed))
+    assert [feature.target for feature in plain] == [feature.target for feature in more]
+    output = perfect_outputs(plain)[0]
+    output[:, 0] = 0
+    output[plain[0].target[1], 0] = 20  # "Holt" alone
+    assert [task.evaluate(features, [output])["em"] for features in (plain, more)] == [0, 100]
+
+
 def packed(features, width=16):
     generator = torch.Generator().manual_seed(0)
     lengths = [len(feature) for feature in features]

@@ -88,6 +88,18 @@ def test_mrqa_counts_spans_that_do_not_hold_the_answer(tmp_path):
     assert loaded.skipped == {"answers not at their offset": 2}
 
 
+def test_mrqa_accepts_the_answers_that_were_not_detected(tmp_path):
+    row = mrqa_row({"text": "marie holt", "char_spans": [[0, 9]]})
+    row["qas"][0]["answers"] = ["marie holt", "M. Holt", "the engineer Holt", "M. Holt", ""]
+    path = write(tmp_path / "x.jsonl", [row])
+    [example] = read_examples(path, "qa").examples
+    assert example.answers == (("Marie Holt", 0),)
+    assert example.accepted == ("M. Holt", "the engineer Holt")
+    row["qas"][0]["answers"] = [{"text": "Holt"}]
+    with pytest.raises(DataError, match=r"'answers' of question q1, .* holds .*; expected texts"):
+        read_examples(write(path, [row]), "qa")
+
+
 def test_flat_rows_as_on_the_hub(tmp_path):
     answers = {"text": ["Arden"], "answer_start": [29]}
     row = {"id": "a", "title": "T", "context": CONTEXT, "question": "Where?", "answers": answers}

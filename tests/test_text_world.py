@@ -285,6 +285,17 @@ def test_registered_question_environment_by_name(tmp_path, model_folder):
     assert {"em", "f1"} <= set(scores["agent"])
 
 
+def test_no_world_reads_the_test_split(tmp_path, tiny_tokenizer, tiny_masked_lm):
+    rows = [{"text": example.text, "label": example.label} for example in texts()]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    for secret in ('{"text": "A film.", "label": "film"}', "{no data"):
+        (tmp_path / "test.jsonl").write_text(secret)
+        world, task = build_text_world("classification", tmp_path, lm)
+        assert task.labels == ("bridge", "river")
+        assert set(world.documents) <= {row["text"] for row in rows}
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("task", "name"),

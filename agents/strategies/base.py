@@ -21,8 +21,7 @@ Spans = tuple[np.ndarray, np.ndarray]
 def word_spans(word_ids_BL: np.ndarray, maskable_BL: np.ndarray) -> list[Spans]:
     """The words of each context: runs of one word id whose tokens may all be masked.
 
-    Word ids come from the tokenizer that cut the text, so this is right for every tokenizer
-    family; nothing is read off the spelling of the tokens.
+    Word ids come with the observation; nothing is read off the spelling of the tokens here.
     """
     n_contexts, length = word_ids_BL.shape
     ids = word_ids_BL.ravel()

@@ -271,7 +271,9 @@ def _logits(head: nn.Module, hidden_TD: Tensor) -> Tensor:
 
 def reference_texts(example: QuestionExample) -> list[str]:
     """The reference answers' texts; none for an impossible question."""
-    return [] if example.is_impossible else [text for text, _ in example.answers]
+    if example.is_impossible:
+        return []
+    return [*(text for text, _ in example.answers), *example.accepted]
 
 
 def _in_context(feature: Feature) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from envs.text.words import WordIds
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -59,15 +61,15 @@ def build_corpus(
 ) -> Corpus:
     """Cut documents into windows of at most ``window`` content tokens (special tokens come on top).
 
-    Word ids are the fast tokenizer's own, so they are right for every tokenizer family.
+    Word ids are those of ``envs.text.words``.
 
     Raises:
         EmptyCorpusError: if no document has a token.
     """
     contexts: list[Context] = []
-    marks = special_marks(tokenizer)
+    marks, words = special_marks(tokenizer), WordIds(tokenizer)
     for number, text in enumerate(documents):
-        contexts.extend(_windows(text, number, tokenizer, window, marks))
+        contexts.extend(_windows(text, number, words, window, marks))
     if not contexts:
         raise EmptyCorpusError(
             "The corpus is empty: no document holds any text. "
@@ -82,12 +84,9 @@ def special_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 def _windows(
-    text: str,
-    document: int,
-    tokenizer: PreTrainedTokenizerBase,
-    window: int,
-    marks: np.ndarray,
+    text: str, document: int, words: WordIds, window: int, marks: np.ndarray
 ) -> Iterator[Context]:
+    tokenizer = words.tokenizer
     encoded = tokenizer(
         text,
         truncation=True,
@@ -96,12 +95,10 @@ def _windows(
         return_special_tokens_mask=True,
         verbose=False,
     )
-    for row, ids in enumerate(encoded["input_ids"]):
+    for row, word_ids in enumerate(words.of(encoded.encodings)):
         special = np.asarray(encoded["special_tokens_mask"][row], dtype=bool)
         if special.all():
             continue
-        words = [-1 if word is None else word for word in encoded.word_ids(row)]
-        word_ids = np.asarray(words, dtype=np.int32)
-        input_ids = np.asarray(ids, dtype=np.int32)
+        input_ids = np.asarray(encoded["input_ids"][row], dtype=np.int32)
         maskable = ~special & (word_ids >= 0) & ~np.isin(input_ids, marks)
         yield Context(input_ids, word_ids, maskable, document)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from envs.text.examples import (
     TextExample,
     example_group,
 )
-from envs.text.files import DataError
+from envs.text.files import DataError, Row
 from envs.text.hub import PREFIX, hub_splits
 from envs.text.locate import locate
 from envs.text.readers import examples_of, read_examples
@@ -24,6 +25,7 @@ SPLITS = ("train", "dev", "test")
 HELD_OUT = 0.1
 """Share of a single published set that goes to ``dev``, and again to ``test``."""
 _MIN_TITLES = 10
+Read = Callable[[], Loaded]
 
 
 class UnknownLabelError(ValueError):
@@ -66,6 +68,7 @@ def load_splits(
     strict: bool = False,
     test: str | Path | None = None,
     columns: tuple[str, str] | None = None,
+    parts: Collection[str] = SPLITS,
 ) -> Splits:
     """Load a named data set, a file, a folder or a hub data set (``hub:owner/name``).
 
@@ -80,78 +83,74 @@ def load_splits(
         test: name or path of another data set to test on. Of a single published set or a single
             file all of it is taken: nothing of it was trained on.
         columns: names of the text and label (source and target) columns.
+        parts: the splits that are needed, ``train`` among them; files of the others may be absent
+            and are not read.
 
     Raises:
         MissingDataError, FileNotFoundError: if it is not there; the message says what to do.
         DataError: if a file is empty, damaged or of the wrong shape.
         UnknownLabelError: if dev or test has a class that train has not.
     """
-    if test is not None and str(test) == str(name_or_path):
+    if test is not None and (str(test) == str(name_or_path) or "test" not in parts):
         test = None
-    if str(name_or_path).startswith(PREFIX):
-        name, task, loaded = _from_hub(str(name_or_path), task, strict, columns)
-    else:
-        found = locate(
-            name_or_path,
-            task=task,
-            data_dir=data_dir,
-            columns=columns,
-            only=None if test is None else "train",
-        )
-        name, task = found.name, found.task
-        loaded = {
-            part: read_examples(path, task, strict, found.columns)
-            for part, path in found.files.items()
-            if part != "test" or test is None
-        }
-    splits = _arrange(name, task, loaded)
+    own = set(parts) if test is None else set(parts) - {"test"}
+    name, task, found = _parts(name_or_path, task, data_dir, strict, columns, own)
+    splits = _arrange(name, task, found, own)
     if test is not None:
-        other = _test_part(test, task, data_dir, strict, columns)
-        skipped = {**splits.skipped, "test": dict(other.skipped)}
-        splits = replace(splits, test=other.examples, skipped=skipped)
+        other = _parts(test, task, data_dir, strict, columns, {"test"})[2]
+        loaded = next(other[part] for part in ("test", "dev", "whole", "train") if part in other)()
+        skipped = {**splits.skipped, "test": dict(loaded.skipped)}
+        splits = replace(splits, test=loaded.examples, skipped=skipped)
     _check_labels(splits)
     return splits
 
 
-def _from_hub(
-    name: str, task: str | None, strict: bool, columns: tuple[str, str] | None
-) -> tuple[str, str, dict[str, Loaded]]:
-    if task is None:
-        raise DataError(f"Say which task {name} is for: qa, classification or generation.")
-    loaded = {}
-    for part, values in hub_splits(name).items():
-        rows = ((f"row {number} of {part} of {name}", row) for number, row in enumerate(values))
-        loaded[part] = examples_of(rows, task, strict, columns)
-    return name.removeprefix(PREFIX).replace("/", "-").replace(":", "-"), task, loaded
-
-
-def _arrange(name: str, task: str, loaded: Mapping[str, Loaded]) -> Splits:
-    skipped = {part: dict(each.skipped) for part, each in loaded.items()}
-    examples = {part: each.examples for part, each in loaded.items() if each.examples}
-    if "whole" in examples:
-        return Splits(name, task, *split_by_group(examples["whole"]), skipped)
-    if "train" not in examples:
-        raise DataError(f"{name} has no training examples; it has: {', '.join(examples) or '-'}.")
-    dev, test = examples.get("dev"), examples.get("test")
-    if test is None and "test" not in loaded:
-        dev, test = None, dev
-    return Splits(name, task, examples["train"], dev, test, skipped)
-
-
-def _test_part(
-    test: str | Path,
-    task: str,
+def _parts(
+    name_or_path: str | Path,
+    task: str | None,
     data_dir: str | Path | None,
     strict: bool,
     columns: tuple[str, str] | None,
-) -> Loaded:
-    order = ("test", "dev", "whole", "train")
-    if str(test).startswith(PREFIX):
-        loaded = _from_hub(str(test), task, strict, columns)[2]
-        return next(loaded[part] for part in order if part in loaded)
-    found = locate(test, task=task, data_dir=data_dir, columns=columns, only="test")
-    path = next(found.files[part] for part in order if part in found.files)
-    return read_examples(path, task, strict, found.columns)
+    needed: Collection[str],
+) -> tuple[str, str, Mapping[str, Read]]:
+    """Name, task, and what reads each part that is there."""
+    name = str(name_or_path)
+    if not name.startswith(PREFIX):
+        found = locate(name_or_path, task=task, data_dir=data_dir, columns=columns, needed=needed)
+        reading = {
+            part: partial(read_examples, path, found.task, strict, found.columns)
+            for part, path in found.files.items()
+        }
+        return found.name, found.task, reading
+    if task is None:
+        raise DataError(f"Say which task {name} is for: qa, classification or generation.")
+    hub = {
+        part: partial(examples_of, _placed(f"{part} of {name}", values), task, strict, columns)
+        for part, values in hub_splits(name).items()
+    }
+    return name.removeprefix(PREFIX).replace("/", "-").replace(":", "-"), task, hub
+
+
+def _placed(where: str, values: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    for number, row in enumerate(values):
+        yield f"row {number} of {where}", row
+
+
+def _arrange(name: str, task: str, found: Mapping[str, Read], needed: Collection[str]) -> Splits:
+    split_of = {part: part for part in found}
+    if "test" not in found and "dev" in found:
+        split_of["dev"] = "test"
+    loaded = {part: read() for part, read in found.items() if split_of[part] in (*needed, "whole")}
+    examples: dict[str, Sequence[Any] | None]
+    if "whole" in loaded:
+        examples = dict(zip(SPLITS, split_by_group(loaded["whole"].examples), strict=True))
+    else:
+        examples = {split_of[part]: each.examples or None for part, each in loaded.items()}
+    train, dev, test = (examples.get(split) if split in needed else None for split in SPLITS)
+    if not train:
+        raise DataError(f"{name} has no training examples; it has: {', '.join(found) or '-'}.")
+    skipped = {part: dict(each.skipped) for part, each in loaded.items()}
+    return Splits(name, task, train, dev, test, skipped)
 
 
 def split_by_group(

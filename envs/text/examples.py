@@ -18,6 +18,8 @@ class QuestionExample:
     Attributes:
         title: the article the context is from, "" where the format has none.
         answers: (text, character offset of the text in the context); empty for an impossible one.
+        accepted: further texts that are right when it comes to scoring; they need not stand in
+            the context.
     """
 
     id: str
@@ -26,6 +28,7 @@ class QuestionExample:
     question: str
     answers: tuple[tuple[str, int], ...]
     is_impossible: bool = False
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def locate(
     task: str | None = None,
     data_dir: str | Path | None = None,
     columns: tuple[str, str] | None = None,
-    only: str | None = None,
+    needed: Collection[str] = ("train", "dev", "test"),
 ) -> Located:
     """Find the files of a named data set, a file or a folder.
 
@@ -58,7 +58,7 @@ def locate(
     ``valid``, ``validation``, ``val``, ``test``): ``dialogues_train.txt.gz`` is ``train``.
 
     Args:
-        only: the one part that is needed, if not all.
+        needed: the parts that a named data set must have; dev may always be absent.
 
     Raises:
         MissingDataError: if a named data set lacks a file.
@@ -69,7 +69,7 @@ def locate(
     if entry is not None:
         if task not in (None, entry.task):
             raise DataError(f"{entry.name} is a data set for {entry.task}, not for {task}.")
-        return _named(entry, data_folder(data_dir), columns, only)
+        return _named(entry, data_folder(data_dir), columns, needed)
     path = Path(name_or_path)
     if path.is_dir():
         files = _folder(path)
@@ -80,7 +80,8 @@ def locate(
             f"'{name_or_path}' is neither a file, nor a folder, nor a named data set "
             f"({', '.join(DATASETS)}). A data set of the hub is hub:owner/name."
         )
-    task = task or guess_task(next(iter(files.values())))
+    # By the training file if there is one: whoever does not score reads nothing of the test's.
+    task = task or guess_task(files.get("train") or next(iter(files.values())))
     return Located(_short(path), task, files, columns)
 
 
@@ -94,19 +95,19 @@ def missing(entry: NamedDataset, folder: Path) -> list[str]:
 
 
 def _named(
-    entry: NamedDataset, folder: Path, columns: tuple[str, str] | None, only: str | None
+    entry: NamedDataset, folder: Path, columns: tuple[str, str] | None, needed: Collection[str]
 ) -> Located:
     files = {}
     for part, names in entry.files.items():
         path = _find(entry, folder, names)
         if path is not None:
             files[part] = path
-        elif part == "whole" or (part != "dev" and only in (None, part)):
+        elif part != "dev" and part in (*needed, "whole"):
             raise MissingDataError(_where_from(entry, folder))
     for part, path in files.items():
         note = entry.notes.get(path.name.removesuffix(".gz"))
-        if note and (part == "whole" or only in (None, part)):
-            warnings.warn(note, stacklevel=4)
+        if note and part in (*needed, "whole"):
+            warnings.warn(note, stacklevel=5)
     return Located(entry.name, entry.task, files, columns or entry.columns)
 
 

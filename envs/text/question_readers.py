@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from envs.text.examples import Loaded, QuestionExample, Skips
@@ -17,7 +17,8 @@ def read_questions(rows: Iterable[Row], *, strict: bool = False) -> Loaded:
 
     An answer that is not at its offset is dropped and counted; a question left without any is
     dropped too, unless it is marked impossible. MRQA's answers are the detected spans, as they
-    stand in the context.
+    stand in the context; the texts it lists beside them are accepted as well, as its official
+    script does.
 
     Raises:
         DataError: on rows of another shape; with ``strict`` on the first thing to skip.
@@ -109,7 +110,8 @@ def _question(
         skips.add("questions without an answer", where)
         return None
     # Development sets repeat answers, one per annotator: the number of votes is kept.
-    return QuestionExample(name, title, context, question, tuple(answers), impossible)
+    accepted = () if impossible else _accepted(qa, where, {_plain(text) for text, _ in answers})
+    return QuestionExample(name, title, context, question, tuple(answers), impossible, accepted)
 
 
 def _in_place(span: tuple[str, int], context: str) -> bool:
@@ -140,6 +142,17 @@ def _spans(qa: Mapping[str, Any], where: str, context: str) -> Iterator[tuple[st
             raise DataError(f"An answer of {where} has no offset: expected 'answer_start'.")
         start = field(answer, "answer_start", where, int)
         yield as_text(field(answer, "text", where)), start
+
+
+def _accepted(qa: Mapping[str, Any], where: str, found: Container[str]) -> tuple[str, ...]:
+    """The texts that MRQA lists beside its detected answers, without those that were found."""
+    if "detected_answers" not in qa or qa.get("answers") is None:
+        return ()
+    listed = field(qa, "answers", where, list)
+    if not all(isinstance(text, str) for text in listed):
+        raise DataError(f"'answers' of {where} holds {listed!r:.80}; expected texts.")
+    others = {_plain(text): text for text in listed if text.strip()}
+    return tuple(text for plain, text in others.items() if plain not in found)
 
 
 def _char_spans(answer: Mapping[str, Any], where: str) -> Iterator[tuple[int, int]]:
