@@ -24,7 +24,7 @@ from envs.models.states import TokenStates
 from envs.references import Policy, UniformRandom
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import DataConfig, EpisodeConfig, setting_name
+from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, setting_name
 from nmg.evaluation import Masking
 from nmg.executors import ProcessExecutor
 from nmg.limits import two_columns
@@ -85,7 +85,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
     """
     if data.task == "testbed":
         check_device(data.device)  # the agent's; the tiny model is always on the CPU
-        if data.model != "tiny":
+        if data.model != TESTBED_MODEL:
             raise ConfigError(
                 f"model is {data.model!r}, but the testbed has one of its own; leave it out, or "
                 "give a --task and a --dataset of real text."

@@ -16,6 +16,8 @@ from nmg.limits import at_least, seed_fits, two_columns, two_languages
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
 TaskName = Literal["testbed", "qa", "classification", "generation"]
+TESTBED_MODEL = "tiny"
+"""What the testbed's own language model is called; it is no folder."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class DataConfig:
     """A named data set (``nmg data list``), a file or a folder."""
     data_dir: str | None = None
     """Folder of the named data sets; without it the variable NMG_DATA."""
-    model: str = "tiny"
-    """``bert``, ``distilbert``, ``minilm`` (offline), ``tiny`` (the testbed's), a hub id or a
-    folder."""
+    model: str = TESTBED_MODEL
+    """``bert``, ``distilbert``, ``minilm`` (offline), a hub id or a folder; the testbed has one of
+    its own, ``tiny``."""
     window: int = 254
     """Content tokens of a context; special tokens come on top."""
     max_length: int = 384
