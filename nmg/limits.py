@@ -7,10 +7,10 @@ import math
 from nmg.options import ConfigError
 
 
-def at_least(least: int, **values: int) -> None:
+def at_least(least: int, **values: int | None) -> None:
     """Refuse a value, given by its setting's name, that is too small."""
     for name, value in values.items():
-        if value < least:
+        if value is not None and value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
@@ -19,6 +19,16 @@ def seed_fits(**values: int) -> None:
     for name, value in values.items():
         if not 0 <= value < 2**32:  # what the libraries' generators take
             raise ConfigError(f"{name} is {value}; it must lie between 0 and {2**32 - 1}.")
+
+
+def for_labelled_text(task: str, **values: object) -> None:
+    """Refuse a setting, given by its name, that only tasks on labelled texts have."""
+    for name, value in values.items():
+        if value is not None and task not in ("qa", "classification"):
+            raise ConfigError(
+                f"{name} is {value}, but the task is {task}; only qa and classification have it, "
+                "so leave it out or give one of them by --task."
+            )
 
 
 def two_columns(names: tuple[str, ...]) -> tuple[str, str] | None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   nmg train                                       the testbed, minutes on a laptop
   nmg train --task qa --dataset squadshifts-new_wiki --model minilm --episodes 20
+  nmg train --task classification --dataset labelled.csv --corpus domain.txt --model minilm
+                                                  few labels, and unlabelled text to mask
   nmg train --task generation --dataset multi30k --model models/multi30k
   nmg train --preset squad-bert --device cuda     the paper's settings
   nmg train --config mine.yaml --seed 3
@@ -259,6 +261,8 @@ def announce(config: TrainingConfig, on: Stage, env: MaskingEnv, done: int) -> F
 
     changed: Mapping[str, Any] = differences(config)
     print("Settings that differ from the defaults: " + (_listed(changed) or "none"))
+    if on.about:
+        print(on.about)
     episodes = max(0, config.run.episodes - done)
     checks = episodes // config.run.checkpoint_every * config.run.validation_episodes
     jobs = episodes * jobs_per_episode(config) + checks + config.run.validation_episodes
