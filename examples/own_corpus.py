@@ -4,7 +4,8 @@
 
 corpus.txt has the unlabelled domain text; labelled.csv has the columns text and label. A tenth of
 the labelled texts is held out and scored. Every strategy plays the same episodes with the same
-seeds, so the differences to random are paired.
+seeds, so the differences to random are paired. To learn a policy on the same files:
+nmg train --task classification --dataset labelled.csv --corpus corpus.txt --model distilbert
 """
 
 import argparse

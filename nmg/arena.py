@@ -13,9 +13,11 @@ from envs.adaptation.jobs import Feature, Task
 from envs.adaptation.scorer import Scorer
 from envs.models.states import TokenStates
 from envs.text.corpus import Context, Corpus, build_corpus
+from envs.text_world import example_stratum, stratified_sample
 from envs.world import Deal
 from nmg.assembly import Stage, generated_stage, text_model
 from nmg.config import TestingConfig
+from nmg.domain_corpus import corpus_documents, corpus_line
 from nmg.evaluation import seed_of
 from nmg.limits import two_columns
 
@@ -81,7 +83,7 @@ class Arena:
         contexts: what corpus-based strategies count in.
         texts: raw texts of the same.
         best: the policy that knows the best mask (the testbed's), or ``None``.
-        about: one line on the data, for people.
+        about: a line or two on the data, for people.
     """
 
     stage: Stage
@@ -134,8 +136,10 @@ def _text_arena(config: TestingConfig) -> Arena:
     from envs.building import build_task
     from envs.text.datasets import load_splits
     from envs.text.examples import example_text
+    from envs.text.overlap import without_overlap
 
     data, comparison = config.data, config.comparison
+    documents = corpus_documents(data)  # before the model: a wrong file is told at once
     lm = text_model(data)
     splits = load_splits(
         data.dataset,
@@ -153,24 +157,38 @@ def _text_arena(config: TestingConfig) -> Arena:
         splits, lm, max_length=data.max_length, stride=data.stride, pad=data.pad_questions
     )
     room = lm.max_length - lm.tokenizer.num_special_tokens_to_add()
-    texts = list(dict.fromkeys(example_text(example) for example in splits.train))
+    if documents is None:
+        texts = list(dict.fromkeys(example_text(example) for example in splits.train))
+    else:
+        texts = without_overlap(documents, (example_text(example) for example in splits.test))
     corpus = build_corpus(texts, lm.tokenizer, min(data.window, room))
     test = _limited(splits.test, comparison.test_examples)
     world = TestWorld(
         task,
         corpus,
-        splits.train,
+        _labelled(splits.train, data.labelled),
         test,
         contexts=comparison.contexts,
         examples=comparison.examples,
     )
     stage = Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
     about = (
-        f"{splits.name}: {world.contexts} of {len(corpus)} contexts, "
+        f"{splits.name}: {world.contexts} of {len(corpus)} contexts"
+        f"{f' of {data.corpus}' if documents else ''}, "
         f"{world.examples} of {len(splits.train)} training examples; "
         f"scored on {len(test)} test examples of {comparison.test_dataset or splits.name}."
     )
+    if documents is not None:
+        about += "\n" + corpus_line(data, len(documents), len(texts))
     return Arena(stage, list(corpus), texts, None, about)
+
+
+def _labelled(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
+    """A stratified subset of the training examples, the same in every command; ``None`` for all."""
+    if count is None:
+        return examples
+    strata = [example_stratum(example) for example in examples]
+    return [examples[i] for i in stratified_sample(strata, count, np.random.default_rng(0))]
 
 
 def _limited(examples: Sequence[Any], count: int) -> Sequence[Any]:

@@ -24,7 +24,8 @@ from envs.models.states import TokenStates
 from envs.references import Policy, UniformRandom
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import DataConfig, EpisodeConfig, setting_name
+from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, setting_name
+from nmg.domain_corpus import corpus_documents, corpus_line
 from nmg.evaluation import Masking
 from nmg.executors import ProcessExecutor
 from nmg.limits import two_columns
@@ -46,6 +47,7 @@ class Stage:
         states: what policies see of the language model; its weights are its own, since the
             scorer's change under every job.
         fragments: whether masks are fragments, as in generation.
+        about: a line on the data, for people; empty where there is nothing to say.
     """
 
     world: World
@@ -53,6 +55,7 @@ class Stage:
     scorer: Scorer
     states: TokenStates
     fragments: bool = False
+    about: str = ""
 
     @property
     def random(self) -> Policy:
@@ -85,7 +88,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
     """
     if data.task == "testbed":
         check_device(data.device)  # the agent's; the tiny model is always on the CPU
-        if data.model != "tiny":
+        if data.model != TESTBED_MODEL:
             raise ConfigError(
                 f"model is {data.model!r}, but the testbed has one of its own; leave it out, or "
                 "give a --task and a --dataset of real text."
@@ -95,6 +98,7 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         return _generation_stage(data, episode)
     from envs.building import build_text_world
 
+    documents = corpus_documents(data)  # before the model: a wrong file is told at once
     lm = text_model(data)
     world, task = build_text_world(
         data.task,
@@ -107,12 +111,15 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         max_length=data.max_length,
         stride=data.stride,
         pad=data.pad_questions,
+        documents=documents,
         contexts_per_episode=episode.contexts,
         examples_per_episode=episode.train_examples,
         score_examples=episode.score_examples,
         held_out=episode.held_out,
+        labelled=data.labelled,
     )
-    return Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
+    about = corpus_line(data, len(documents), len(world.documents)) if documents else ""
+    return Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)), about=about)
 
 
 def _generation_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:

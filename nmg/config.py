@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from agents.settings import AgentSettings
 from envs.adaptation.jobs import AdaptationSettings
-from nmg.limits import at_least, seed_fits, two_columns, two_languages
+from nmg.limits import at_least, for_labelled_text, seed_fits, two_columns, two_languages
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
 TaskName = Literal["testbed", "qa", "classification", "generation"]
+TESTBED_MODEL = "tiny"
+"""What the testbed's own language model is called; it is no folder."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,15 @@ class DataConfig:
     """A named data set (``nmg data list``), a file or a folder."""
     data_dir: str | None = None
     """Folder of the named data sets; without it the variable NMG_DATA."""
-    model: str = "tiny"
-    """``bert``, ``distilbert``, ``minilm`` (offline), ``tiny`` (the testbed's), a hub id or a
-    folder."""
+    model: str = TESTBED_MODEL
+    """``bert``, ``distilbert``, ``minilm`` (offline), a hub id or a folder; the testbed has one of
+    its own, ``tiny``."""
+    corpus: str | None = None
+    """A file of unlabelled text of the domain to mask instead of the labelled texts; documents that
+    hold a scored text or are part of one are left out."""
+    labelled: int | None = None
+    """Fine-tune on a fixed, stratified subset of this size, in every episode and for every seed the
+    same; none for all, of which an episode takes --train-examples."""
     window: int = 254
     """Content tokens of a context; special tokens come on top."""
     max_length: int = 384
@@ -60,8 +68,9 @@ class DataConfig:
     computes in this process)."""
 
     def __post_init__(self) -> None:
-        at_least(1, window=self.window, max_length=self.max_length)
+        at_least(1, window=self.window, max_length=self.max_length, labelled=self.labelled)
         at_least(0, workers=self.workers)
+        for_labelled_text(self.task, corpus=self.corpus, labelled=self.labelled)
         if self.task == "qa" and not 0 <= self.stride < self.max_length:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
         two_languages(self.languages)

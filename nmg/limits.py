@@ -15,10 +15,10 @@ OF_TEXT = (
 """Settings that do nothing on the testbed, whose domains and model are of fixed size."""
 
 
-def at_least(least: int, **values: int) -> None:
+def at_least(least: int, **values: int | None) -> None:
     """Refuse a value, given by its setting's name, that is too small."""
     for name, value in values.items():
-        if value < least:
+        if value is not None and value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
@@ -42,6 +42,16 @@ def refuse_idle(task: str, given: Collection[str]) -> None:
             f"{', '.join(idle)} would do nothing on the testbed, which makes its own texts and "
             "model; leave it out, or give a --task and a --dataset of real text."
         )
+
+
+def for_labelled_text(task: str, **values: object) -> None:
+    """Refuse a setting, given by its name, that only tasks on labelled texts have."""
+    for name, value in values.items():
+        if value is not None and task not in ("qa", "classification"):
+            raise ConfigError(
+                f"{name} is {value}, but the task is {task}; only qa and classification have it, "
+                "so leave it out or give one of them by --task."
+            )
 
 
 def two_columns(names: tuple[str, ...]) -> tuple[str, str] | None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmg.config import TESTBED_MODEL
+
 if TYPE_CHECKING:
     from envs.text.corpus import Corpus
 
@@ -84,7 +86,7 @@ def _language_model(name: str, trained: Mapping[str, Any]) -> Any:
     from nmg.assembly import generated_stage, generation_model, text_model
     from nmg.config import DataConfig
 
-    if name == "tiny":
+    if _is_testbeds(name, trained):
         return generated_stage(trained.get("dataset", "testbed")).states.language_model
     if trained.get("task") == "generation":
         languages = tuple(trained.get("languages", ()))
@@ -96,7 +98,21 @@ def _tokenizer(name: str) -> Any:
     """All that a fixed strategy needs of a language model."""
     from envs.models.loading import load_tokenizer
 
-    return _language_model(name, {}).tokenizer if name == "tiny" else load_tokenizer(name)
+    if _is_testbeds(name, {}):
+        return _language_model(name, {}).tokenizer
+    return load_tokenizer(name)
+
+
+def _is_testbeds(name: str, trained: Mapping[str, Any]) -> bool:
+    """Whether a name means the testbed's own model: a folder may be called as it is.
+
+    Args:
+        name: of a language model.
+        trained: settings of the policy's run; empty without one.
+    """
+    if trained:
+        return trained.get("task") == "testbed" and name == trained.get("model")
+    return name == TESTBED_MODEL and not Path(name).is_dir()
 
 
 def _learned(checkpoint: Path, lm: Any, trained: Mapping[str, Any]) -> Any:

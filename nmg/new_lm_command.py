@@ -149,15 +149,19 @@ def _texts(args: argparse.Namespace) -> list[str]:
     return training_texts(args)
 
 
-def refuse_tables(paths: Sequence[Path]) -> None:
+def refuse_tables(paths: Sequence[Path], advice: str = "give it by --dataset") -> None:
     """See to it that no table is read as plain text.
+
+    Args:
+        paths: of the files.
+        advice: what to do with a table instead, up to its path.
 
     Raises:
         ValueError: for a csv or tsv file, whose texts are one column of it.
     """
     for path in paths:
         if {".csv", ".tsv"} & set(path.suffixes):
-            raise ValueError(f"{path} is a table, not plain text; give it by --dataset {path}.")
+            raise ValueError(f"{path} is a table, not plain text; {advice} {path}.")
 
 
 def training_texts(args: argparse.Namespace) -> list[str]:

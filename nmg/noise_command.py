@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         strategy_key(name)  # a wrong one is told at once
     prepare_process()
     on = training_stage(config.data, config.episode)
+    if on.about:
+        print(on.about)
     if args.strategy and on.fragments:
         raise ValueError("--strategy masks words; for fragments see nmg generation --placement.")
     jobs = args.deals * (1 + len(args.strategy)) if args.strategy else 2 * args.deals * args.repeats

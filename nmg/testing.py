@@ -26,6 +26,8 @@ EXAMPLES = """examples:
   nmg test --policy output/squadshifts-new_wiki/minilm/a_neural --test-dataset squad \\
            --contexts 200 --examples 1000 --seeds 3
   nmg test --task classification --dataset chemprot --model minilm --strategy idf whole_word
+  nmg test --task classification --dataset labelled.csv --corpus domain.txt --model minilm \\
+           --strategy idf
 """
 FREE = ("seeds", "workers", "device", "data_dir", "controls")
 """Settings that may change when a comparison goes on; more seeds may be added."""

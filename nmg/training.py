@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   nmg train                                       the testbed, minutes on a laptop
   nmg train --task qa --dataset squadshifts-new_wiki --model minilm --episodes 20
+  nmg train --task classification --dataset labelled.csv --corpus domain.txt --model minilm
+                                                  few labels, and unlabelled text to mask
   nmg train --task generation --dataset multi30k --model models/multi30k
   nmg train --preset squad-bert --device cuda     the paper's settings
   nmg train --config mine.yaml --seed 3
@@ -260,6 +262,8 @@ def announce(config: TrainingConfig, on: Stage, jobs: int) -> Forecast:
 
     changed: Mapping[str, Any] = differences(config)
     print("Settings that differ from the defaults: " + (_listed(changed) or "none"))
+    if on.about:
+        print(on.about)
     predicted = forecast_run(config, on, validation_deals(config, on.world, 1)[0], jobs)
     print(predicted, flush=True)
     return predicted

@@ -123,6 +123,9 @@ def test_meta_testing_takes_data_and_budget_from_the_policys_run_but_not_the_amo
         ({"task": "poetry"}, "must be one of testbed, qa, classification"),
         ({"strict": "yes"}, "expected true or false"),
         ({"episodes": 0}, "at least 1"),
+        ({"corpus": "a.txt"}, "corpus is a.txt, but the task is testbed; only qa and"),
+        ({"task": "generation", "labelled": 3}, "labelled is 3, but the task is generation"),
+        ({"task": "qa", "labelled": 0}, "labelled is 0; it must be at least 1"),
     ],
 )
 def test_bad_values_are_one_sentence(values, message):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
+from envs.models.loading import load_language_model
 from envs.text.corpus import build_corpus
 from nmg import forecast
 from nmg.arena import build_arena
@@ -164,6 +165,39 @@ def test_a_fixed_strategy_needs_no_model_but_its_tokenizer(run, capsys):
     (model / "config.json").unlink()
     assert main([*command, "The river rises in the northern hills."]) == 2
     assert "There is no language model" in capsys.readouterr().err
+
+
+def test_a_folder_called_as_the_testbeds_model_is_a_folder(run, capsys, monkeypatch):
+    made = []
+
+    def generated_stage(dataset):
+        made.append(dataset)
+        model = load_language_model(str(run.parent / "model"))
+        return SimpleNamespace(states=SimpleNamespace(language_model=model))
+
+    monkeypatch.setattr("nmg.assembly.generated_stage", generated_stage)
+    monkeypatch.chdir(run.parent)
+    (run.parent / "tiny").symlink_to("model")
+    settings = read_settings(run / "resolved.yaml")
+
+    def shown(*arguments):
+        assert main(["mask", *arguments, "--text", "The river flows to the sea."]) == 0
+        return capsys.readouterr().out
+
+    def trained_with(**changed):
+        (run / "resolved.yaml").write_text(json.dumps({**settings, **changed}))
+        return "--policy", str(run)
+
+    span = ("--strategy", "span", "--budget", "0.3", "--model")
+    assert shown(*trained_with(model="tiny")) == shown(*trained_with(model="./tiny"))
+    assert shown(*span, "tiny") == shown(*span, "./tiny")
+    assert not made
+    # A run on the testbed knows its model, whatever lies beside it.
+    shown(*trained_with(task="testbed", dataset="easy", model="tiny"))
+    assert made == ["easy"]
+    (run.parent / "tiny").unlink()
+    shown(*span, "tiny")
+    assert made == ["easy", "testbed"]
 
 
 def test_a_character_of_several_tokens_is_shown_once(bpe_tokenizer):

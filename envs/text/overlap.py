@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from envs.text.corpus import EmptyCorpusError
 from envs.text.examples import plain_words
 
 RUN = 8
@@ -12,10 +13,21 @@ RUN = 8
 
 
 def without_overlap(documents: Iterable[str], texts: Iterable[str]) -> list[str]:
-    """The documents that neither hold one of the texts nor are part of one, by their words."""
+    """The documents that neither hold one of the texts nor are part of one, by their words.
+
+    Raises:
+        EmptyCorpusError: if that is none of them.
+    """
     known = {plain_words(text) for text in texts}
     starts, inner = _runs(known, firsts=True), _runs(known, firsts=False)
-    return [document for document in documents if not _overlaps(document, known, starts, inner)]
+    documents = list(documents)
+    kept = [document for document in documents if not _overlaps(document, known, starts, inner)]
+    if documents and not kept:
+        raise EmptyCorpusError(
+            f"Nothing is left of the corpus: each document ({len(documents):,}) holds text that is "
+            "scored or is part of it; give a corpus with other text."
+        )
+    return kept
 
 
 def _overlaps(
