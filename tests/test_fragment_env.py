@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  (registers the environments)
-from agents.fragments import FragmentOf
+from agents.fragments import FragmentOf, densest_fragment
 from agents.strategies import make_strategy
 from envs.adaptation.jobs import AdaptationSettings
 from envs.fragment_env import FragmentMaskingEnv, RandomFragment, fragment_of
@@ -72,6 +72,27 @@ def test_agent_and_references_are_fragments(tiny_tokenizer):
     assert not info["masks"]["none"].any()
     expected = sum(int(row.sum()) - budget for row, budget in zip(rows, budgets, strict=True))
     assert info["mask/over_budget"] == expected
+
+
+@pytest.mark.parametrize("reading", [fragment_of, densest_fragment])
+@pytest.mark.parametrize(
+    ("action", "complaint"),
+    [
+        (np.full(24, np.nan), "1 to mask it or 0; got nan"),
+        (np.ones(3), r"shape \(24,\), got \(3,\)"),
+    ],
+)
+def test_what_is_no_mask_is_refused_whoever_gives_it(tiny_tokenizer, reading, action, complaint):
+    class Strange:
+        def predict(self, observation, **options):
+            return np.stack([action] * len(observation["input_ids"])), None
+
+    world, executor = StubWorld(tiny_tokenizer), StubExecutor()
+    for references, given in (({"none": "none"}, action), ({"x": Strange()}, np.ones(24))):
+        env = FragmentMaskingEnv(world, executor, references=references, reading=reading)
+        env.reset(seed=3)
+        with pytest.raises(ValueError, match=complaint):
+            env.step(given)
 
 
 def test_random_fragments_are_uniform():
