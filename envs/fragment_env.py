@@ -15,7 +15,7 @@ from envs.world import World
 
 Observation = dict[str, np.ndarray]
 Reading = Callable[[np.ndarray, Observation], tuple[np.ndarray, int, int]]
-"""Bits, bool (L,), and what they answer -> the fragment, the bits dropped, the bits over the budget."""
+"""Bits, bool (L,), and what they answer -> the fragment, the bits dropped, those over the budget."""
 
 
 class FragmentMaskingEnv(MaskingEnv):

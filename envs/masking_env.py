@@ -151,17 +151,17 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        options = _known(options)
+        wanted = _known(options or {}, self.continual)
         super().reset(seed=seed)
         self._drop_pending()
         if seed is not None or self.run_seed is None:
             self.run_seed = int(self.np_random.integers(2**31)) if seed is None else seed
             self.episode_index = -1
             self.weights = BASE
-        self.episode_index = int(options.get("episode", self.episode_index + 1))
+        self.episode_index = int(wanted.get("episode", self.episode_index + 1))
         if self.continual_reset_every and self.episode_index % self.continual_reset_every == 0:
             self.weights = BASE
-        self.weights = options.get("weights", self.weights)
+        self.weights = wanted.get("weights", self.weights)
 
         self._deal = self.world.deal(self._seed("deal"))
         self._batch = spaces.pad_contexts(
@@ -332,14 +332,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         return masked_text(context, mask, self.world.tokenizer)
 
 
-def _known(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _known(options: Mapping[str, Any], continual: bool) -> Mapping[str, Any]:
     """Options of ``reset``, seen to be such."""
-    options = options or {}
-    unknown = sorted(set(options) - {"episode", "weights"})
-    if unknown or options.get("episode", 0) < 0:
+    episode, weights = options.get("episode", 0), options.get("weights", BASE)
+    counts = isinstance(episode, int | np.integer) and not isinstance(episode, bool)
+    if set(options) - {"episode", "weights"} or not counts or episode < 0:
         raise ValueError(
-            f"The options of reset are {dict(options)}; it takes `episode`, 0 or more, and "
-            "`weights`, a key that env.weights had."
+            f"The options of reset are {dict(options)}; it takes `episode`, a whole number, 0 or "
+            "more, and `weights`, a key that env.weights had."
+        )
+    if not isinstance(weights, str) or (weights != BASE and not continual):
+        raise ValueError(
+            f"The weights to go on from are {weights!r}; they are a key that env.weights had, in "
+            f"an environment made with continual=True. Any other starts from {BASE!r}."
         )
     return options
 

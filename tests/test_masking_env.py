@@ -133,14 +133,28 @@ def test_an_action_that_is_no_mask_is_refused(tiny_tokenizer, strange):
     env.step(np.zeros(env.action_space.shape, bool))  # nothing was masked by it
 
 
-@pytest.mark.parametrize("options", [{"episodes": 3}, {"episode": -1}])
-def test_options_that_reset_does_not_have_are_refused(tiny_tokenizer, options):
+NO_OPTION = "takes `episode`, a whole number, 0 or more, and `weights`"
+NO_WEIGHTS = "are a key that env.weights had, in an environment made with continual=True"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"episodes": 3}, NO_OPTION),
+        *(({"episode": value}, NO_OPTION) for value in (-1, 2.7, True, "3", None)),
+        ({"weights": "a key"}, NO_WEIGHTS),
+        ({"weights": None}, NO_WEIGHTS),
+    ],
+)
+def test_options_that_reset_does_not_have_are_refused(tiny_tokenizer, options, complaint):
     env = stub_env(tiny_tokenizer)
-    first, _ = env.reset(seed=2)
-    with pytest.raises(ValueError, match="takes `episode`, 0 or more, and `weights`"):
+    env.reset(seed=2)
+    with pytest.raises(ValueError, match=complaint):
         env.reset(seed=3, options=options)
     assert env.run_seed == 2
     assert env.episode_index == 0
+    env.reset(options={"episode": np.int64(5), "weights": BASE})  # as a run that goes on says it
+    assert env.episode_index == 5
 
 
 def test_agent_and_references_share_data_seed_and_settings(tiny_tokenizer):
