@@ -144,9 +144,6 @@ def make_text_env(
     of_world = {name: options.pop(name) for name in list(options) if name in names}
     world, made = build_text_world(task, dataset, language_model, **of_world)
     options = {"headline": made.headline, "higher_is_better": made.higher_is_better} | options
-    if options["headline"] not in options["higher_is_better"]:
-        known = ", ".join(options["higher_is_better"])
-        raise ValueError(f"headline is {options['headline']!r}; the task's metrics are {known}.")
     return MaskingEnv(world, SerialExecutor(Scorer(language_model, made)), **options)
 
 
@@ -160,5 +157,9 @@ def make_testbed_env(testbed: dict[str, Any] | None = None, **options: Any) -> M
     from envs.testbed import build_testbed
 
     bed = build_testbed(**(testbed or {}))
-    own = {"settings": bed.settings, "budget": bed.budget}
+    own = {
+        "settings": bed.settings,
+        "budget": bed.budget,
+        "higher_is_better": bed.task.higher_is_better,
+    }
     return MaskingEnv(bed.world, bed.executor, **{**own, **options})

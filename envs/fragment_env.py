@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from envs.world import World
 
 Observation = dict[str, np.ndarray]
 Reading = Callable[[np.ndarray, Observation], tuple[np.ndarray, int, int]]
-"""Bits, bool (L,), and what they answer -> the fragment, the bits dropped, those over the budget."""
+"""Bits, bool (L,), and what they answer -> the fragment, bits dropped, bits over the budget."""
 
 
 class FragmentMaskingEnv(MaskingEnv):
@@ -52,17 +52,14 @@ class FragmentMaskingEnv(MaskingEnv):
         executor: Executor,
         *,
         budget: float = 0.5,
-        references: Mapping[str, Policy | str] | None = None,
         reading: Reading | None = None,
         **options: Any,
     ) -> None:
         self._reading = reading or fragment_of
-        given = {"random": "random"} if references is None else references
-        named = {
-            name: RandomFragment() if isinstance(policy, str) and policy == "random" else policy
-            for name, policy in given.items()
-        }
-        super().__init__(world, executor, budget=budget, references=named, **options)
+        super().__init__(world, executor, budget=budget, **options)
+
+    def _random(self) -> Policy:
+        return RandomFragment()
 
     def _remember(self, action: np.ndarray) -> None:
         fragment, dropped, over = self._read(action, self._observation())

@@ -14,9 +14,15 @@ import numpy as np
 from envs import spaces
 from envs.adaptation.jobs import BASE, AdaptationSettings, Executor, Score, ScoreJob
 from envs.early import start_early
-from envs.references import NONE, Policy, reference_masks, resolve_references
+from envs.references import (
+    NONE,
+    Policy,
+    UniformRandom,
+    reference_masks,
+    resolve_references,
+)
 from envs.rendering import masked_text
-from envs.reward import AGENT, Reward, resolve_reward
+from envs.reward import AGENT, Reward, compares, resolve_reward
 from envs.world import Deal, World
 
 Observation = dict[str, np.ndarray]
@@ -80,7 +86,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
       is what the built-in rewards compare with. Default: random. They are `env.references`, a
       dict, in which they may be replaced between episodes.
     * `headline`, `higher_is_better`: the metric `gain` and `sign` look at, and the direction of
-      metrics (as in `Task`).
+      metrics (as in `Task`), that one's among them.
     * `continual`: the weights further pre-trained on the agent's masks are where the next episode
       starts; every `continual_reset_every` episodes, if given, at the model's own again.
       `options={"episode": n, "weights": key}` resumes (`env.weights` is the key to keep).
@@ -120,14 +126,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             raise ValueError(
                 f"settings is {settings!r}; give an AdaptationSettings (envs.adaptation.jobs)."
             )
+        if headline not in higher_is_better:
+            raise ValueError(
+                f"headline is {headline!r}; it must be one of {', '.join(higher_is_better)}, the "
+                "metrics of which higher_is_better says whether more is better."
+            )
         self.world = world
         self.executor = executor
         self.settings = settings or AdaptationSettings()
         self.budget = budget
-        self.references = resolve_references(references)
+        self.references = resolve_references(references, self._random)
         self.headline = headline
         self.higher_is_better = higher_is_better
-        self.reward = resolve_reward(reward, headline, higher_is_better.get(headline, True))
+        self.reward = resolve_reward(reward, headline, higher_is_better[headline])
         self.continual = continual
         self.continual_reset_every = continual_reset_every
         self.render_mode = render_mode
@@ -152,6 +163,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         wanted = _known(options or {}, self.continual)
+        self._check_references()
         super().reset(seed=seed)
         self._drop_pending()
         if seed is not None or self.run_seed is None:
@@ -253,6 +265,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         deal = self._deal
         if deal is None:
             raise gym.error.ResetNeeded("There is no episode yet: call reset first.")
+        self._check_references()  # a reset that came of itself was before they were replaced
         for name, policy in self.references.items():
             if name in self._pending:
                 continue
@@ -263,6 +276,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
                 masks = self._reference_masks(name, policy)
                 job = self._job(deal, masks)
             self._pending[name] = masks, self.executor.submit(job)
+
+    def _random(self) -> Policy:
+        """What the word "random" stands for among the references."""
+        return UniformRandom()
+
+    def _check_references(self) -> None:
+        # In place: an agent that put its opponent there may hold the dict.
+        self.references.update(resolve_references(self.references, self._random))
+        if not self.references and compares(self.reward):
+            raise ValueError(
+                "The reward is a comparison and there is no reference: give references, such as "
+                '{"random": "random"}, or a reward that does without, a callable.'
+            )
 
     def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
         role = f"reference/{name}"

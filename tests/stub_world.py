@@ -13,6 +13,7 @@ from envs.world import Deal
 
 LENGTH = 24
 CLS, SEP = 2, 3
+DIRECTIONS = {"accuracy": True, "nll": False}
 
 
 class StubWorld:
@@ -70,7 +71,7 @@ class StubExecutor:
 
 
 def stub_env(tokenizer, contexts: int = 4, max_length: int = LENGTH, **settings) -> MaskingEnv:
-    settings = {"headline": "accuracy", "budget": 0.2} | settings
+    settings = {"headline": "accuracy", "higher_is_better": DIRECTIONS, "budget": 0.2} | settings
     return MaskingEnv(StubWorld(tokenizer, contexts, max_length), StubExecutor(), **settings)
 
 

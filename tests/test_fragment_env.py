@@ -18,7 +18,7 @@ from envs.fragment_env import FragmentMaskingEnv, RandomFragment, fragment_of
 from envs.models.new_model import ModelSize, new_model
 from envs.models.seq2seq import Seq2SeqModel
 from tests.conftest import SENTENCES
-from tests.stub_world import StubExecutor, StubWorld, play
+from tests.stub_world import DIRECTIONS, StubExecutor, StubWorld, play
 
 
 def observation(maskable, budget):
@@ -61,6 +61,7 @@ def test_agent_and_references_are_fragments(tiny_tokenizer):
         budget=0.3,
         references={"random": "random", "idf": make_strategy("random"), "none": "none"},
         headline="accuracy",
+        higher_is_better=DIRECTIONS,
     )
     seen, _, info = play(env, lambda each: np.ones(24, np.int8), seed=3)
     rows = np.stack([each["maskable"] for each in seen[:-1]])

@@ -287,10 +287,42 @@ def test_bad_settings_are_refused_in_a_sentence(tiny_tokenizer):
         stub_env(tiny_tokenizer, references={"x": "spam"})
     with pytest.raises(ValueError, match="called 'agent'"):
         stub_env(tiny_tokenizer, references={"agent": "random"})
+    with pytest.raises(ValueError, match="headline is 'acuracy'; it must be one of accuracy, nll"):
+        stub_env(tiny_tokenizer, headline="acuracy")
     env = stub_env(tiny_tokenizer)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"shape \(24,\), got \(3,\)"):
         env.step(np.ones(3))
+
+
+def test_references_may_be_replaced_between_episodes_by_all_that_may_be_given(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    attached = env.references
+    play(env, first_maskable, seed=0)
+    env.references |= {"x": "random", "y": "none"}
+    _, _, info = play(env, first_maskable)
+    assert info["masks"]["x"].any()
+    assert not info["masks"]["y"].any()
+    assert env.references is attached
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda references: references.update(agent=UniformRandom()), "called 'agent'"),
+        (lambda references: references.update(x="spam"), "'none', 'random' or a policy"),
+        (lambda references: references.update(x=None), "'none', 'random' or a policy"),
+        (dict.clear, "is a comparison and there is no reference"),
+    ],
+)
+def test_references_that_cannot_be_are_refused_before_a_job_runs(tiny_tokenizer, change, complaint):
+    env = stub_env(tiny_tokenizer)
+    env.reset(seed=0)
+    change(env.references)
+    for act in (env.reset, lambda: env.step(np.zeros(24))):
+        with pytest.raises(ValueError, match=complaint):
+            act()
+    assert not env.executor.jobs
 
 
 def test_render_highlights_the_masked_words(tiny_tokenizer, capsys):
