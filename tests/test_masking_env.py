@@ -14,9 +14,11 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stub_world import even_tokens, first_maskable, play, stub_env
+from stub_world import StubExecutor, StubWorld, even_tokens, first_maskable, play, stub_env
 
+from agents.fragments import densest_fragment
 from envs.adaptation.jobs import BASE
+from envs.fragment_env import FragmentMaskingEnv
 from envs.masking_env import episode_seed
 from envs.references import UniformRandom
 
@@ -191,6 +193,29 @@ def test_the_next_episode_s_random_reference_is_announced(tiny_tokenizer):
     assert [job.key for job in env.executor.jobs] == [job.key for job in plain.executor.jobs]
     submitted = [env.executor.jobs[3 * episode + i].key for episode in (1, 2) for i in (0, 1)]
     assert announced[:4] == submitted
+
+
+def test_the_announced_jobs_are_those_of_the_environment_itself(tiny_tokenizer):
+    """Whatever its constructor takes, and however it reads masks."""
+
+    class Brief(FragmentMaskingEnv):
+        def __init__(self, executor):
+            super().__init__(StubWorld(tiny_tokenizer), executor, reading=densest_fragment)
+            self.references["scattered"] = UniformRandom()
+
+    class Foreseeing(StubExecutor):
+        def __init__(self):
+            super().__init__()
+            self.announced = []
+
+        def foresee(self, job):
+            self.announced.append(job.key)
+
+    env = Brief(Foreseeing())
+    play(env, first_maskable, seed=3)
+    play(env, first_maskable)
+    references = [job.key for job in env.executor.jobs[3:5]]
+    assert env.executor.announced[:2] == references
 
 
 def test_an_equal_policy_as_agent_and_reference_earns_nothing(tiny_tokenizer):
