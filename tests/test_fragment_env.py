@@ -149,9 +149,8 @@ def generation_env(tmp_path, bpe_tokenizer):
             model=str(tmp_path / "model"),
             contexts_per_episode=3,
             examples_per_episode=4,
-            settings=settings,
             max_target_length=12,
-            **options,
+            **{"settings": settings, **options},
         )
 
     return make
@@ -166,6 +165,10 @@ def test_the_registered_environment_pays_the_gain_in_the_generation_score(genera
         assert reward == pytest.approx(scores["random"]["nll"] - scores["agent"]["nll"])
         assert reward != 0
     assert env.headline == "bleu"
+
+
+def test_without_settings_it_has_those_of_its_id(generation_env):
+    assert generation_env(settings=None).unwrapped.settings.finetune_epochs == 3
 
 
 def test_the_checkers_pass(generation_env):
