@@ -61,11 +61,10 @@ class FragmentMaskingEnv(MaskingEnv):
     def _random(self) -> Policy:
         return RandomFragment()
 
-    def _remember(self, action: np.ndarray) -> None:
-        fragment, dropped, over = self._read(action, self._observation())
-        super()._remember(fragment)
-        self._dropped += dropped
-        self._over_budget += over
+    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
+        read = self._read(action, spaces.observation_row(self._batch, row))
+        mask, dropped, over = super()._allowed(read[0], row)
+        return mask, dropped + read[1], over + read[2]
 
     def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
         return super()._reference_masks(name, _AsFragments(policy, self._read))

@@ -190,12 +190,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         deal = self._running()
-        self._remember(action)
+        mask, dropped, over = self._allowed(action, len(self._masks))
         self.submit_references()
+        job = None
+        if len(self._masks) + 1 == len(deal.contexts):
+            job = self._submit_agent(deal, np.stack([*self._masks, mask]))
+        # Only now: a step whose jobs could not be submitted was not taken, and can be repeated.
+        self._masks.append(mask)
+        self._dropped += dropped
+        self._over_budget += over
         self._show()
-        if len(self._masks) < len(deal.contexts):
+        if job is None:
             return self._observation(), 0.0, False, False, {"episode_index": self.episode_index}
-        reward, info = self._finish(deal)
+        reward, info = self._finish(deal, job)
         return self._observation(), reward, True, False, info
 
     def observe_episode(self) -> Observation:
@@ -209,11 +216,14 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         """Mask all contexts at once; the same as B steps from a fresh reset.
 
         Raises:
-            ValueError: if there is not one mask for each context that is left.
+            ValueError: if there is not one mask for each context that is left. None is taken then.
         """
-        left = len(self._running().contexts) - len(self._masks)
+        taken = len(self._masks)
+        left = len(self._running().contexts) - taken
         if len(masks_BL) != left:
             raise ValueError(f"{left} contexts are left to mask, got {len(masks_BL)} masks.")
+        for row, mask_L in enumerate(masks_BL, start=taken):
+            self._allowed(mask_L, row)  # all are looked at before the first is played
         for mask_L in masks_BL:
             result = self.step(mask_L)
         return result
@@ -252,13 +262,10 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             self._batch, min(len(self._masks), len(self._batch["input_ids"]) - 1)
         )
 
-    def _remember(self, action: np.ndarray) -> None:
-        position = len(self._masks)
-        rng = np.random.default_rng(self._seed("over budget", position))
-        mask, dropped, over = spaces.allowed_mask(action, self._observation(), rng)
-        self._masks.append(mask)
-        self._dropped += dropped
-        self._over_budget += over
+    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
+        """The mask (L,) int8 that an action for a context is, bits dropped, bits over budget."""
+        rng = np.random.default_rng(self._seed("over budget", row))
+        return spaces.allowed_mask(action, spaces.observation_row(self._batch, row), rng)
 
     def submit_references(self) -> None:
         """Once an episode, and early, so that their jobs overlap with the agent's choices."""
@@ -316,12 +323,14 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             keep_weights=keep,
         )
 
-    def _finish(self, deal: Deal) -> tuple[float, dict[str, Any]]:
-        masks_BL = np.stack(self._masks)
+    def _submit_agent(self, deal: Deal, masks_BL: np.ndarray) -> ScoreJob:
         job = self._job(deal, masks_BL, keep=self.continual)
-        agent = masks_BL, self.executor.submit(job)
+        self._pending[AGENT] = masks_BL, self.executor.submit(job)
+        return job
+
+    def _finish(self, deal: Deal, job: ScoreJob) -> tuple[float, dict[str, Any]]:
         start_early(self)
-        results = {AGENT: agent, **self._pending}
+        results = {AGENT: self._pending[AGENT], **self._pending}  # the agent's first
         scores = {name: future.result() for name, (_, future) in results.items()}
         masks = {name: values for name, (values, _) in results.items()}
         self._pending = {}

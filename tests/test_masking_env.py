@@ -14,7 +14,15 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stub_world import StubExecutor, StubWorld, even_tokens, first_maskable, play, stub_env
+from stub_world import (
+    FailingExecutor,
+    StubExecutor,
+    StubWorld,
+    even_tokens,
+    first_maskable,
+    play,
+    stub_env,
+)
 
 from agents.fragments import densest_fragment
 from envs.adaptation.jobs import BASE
@@ -258,6 +266,47 @@ def test_all_contexts_at_once_is_the_same_as_one_by_one(tiny_tokenizer):
     env.reset()
     with pytest.raises(ValueError, match="4 contexts are left"):
         env.step_episode(batch["maskable"][:2])
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_step_whose_job_was_not_taken_can_be_repeated(tiny_tokenizer, after):
+    """The first reference's job, the second's, the agent's."""
+    settings = {"references": {"random": "random", "none": "none"}}
+    _, reward, info = play(stub_env(tiny_tokenizer, **settings), first_maskable, seed=6)
+    env = stub_env(tiny_tokenizer, **settings)
+    env.executor = FailingExecutor(after)
+    masks = first_maskable_of(env, seed=6)
+    left = len(masks)
+    while left:
+        try:
+            _, again, terminated, _, info_again = env.step(masks[-left])
+        except OSError:
+            continue
+        left -= 1
+    assert terminated
+    assert env.executor.failed
+    assert len(env.executor.jobs) == 3
+    assert again == reward
+    assert same(info["masks"], info_again["masks"])
+
+
+def test_of_masks_at_once_all_are_taken_or_none(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    good = first_maskable_of(env, seed=6)
+    bad = good.astype(float)
+    bad[2, 3] = np.nan
+    with pytest.raises(ValueError, match="got nan"):
+        env.step_episode(bad)
+    assert not env.executor.jobs
+    *_, info = env.step_episode(good)
+    assert np.array_equal(info["masks"]["agent"], good)
+
+
+def first_maskable_of(env, seed):
+    env.reset(seed=seed)
+    batch = env.observe_episode()
+    rows = range(env.contexts_per_episode)
+    return np.stack([first_maskable({k: v[row] for k, v in batch.items()}) for row in rows])
 
 
 def test_uniform_random_uses_the_whole_budget_evenly(tiny_tokenizer):
