@@ -114,11 +114,14 @@ def make_question_answering_env(dataset: str | Path, model: str, **options: Any)
     return make_text_env("qa", dataset, model, **options)
 
 
-def make_classification_env(dataset: str | Path, model: str, **options: Any) -> MaskingEnv:
+def make_classification_env(
+    dataset: str | Path, model: str, *, settings: AdaptationSettings | None = None, **options: Any
+) -> MaskingEnv:
     """Entry point of ``nmg/MaskClassification-v0``; see ``make_text_env``."""
-    # Few steps make nothing of a fresh head on a short text; five epochs are the paper's.
-    options.setdefault("settings", AdaptationSettings(finetune_epochs=5, finetune_lr=2e-5))
-    return make_text_env("classification", dataset, model, **options)
+    if settings is None:
+        # Few steps make nothing of a fresh head on a short text; five epochs are the paper's.
+        settings = AdaptationSettings(finetune_epochs=5, finetune_lr=2e-5)
+    return make_text_env("classification", dataset, model, settings=settings, **options)
 
 
 def make_text_env(
@@ -146,21 +149,28 @@ def make_text_env(
     of_world = {name: options.pop(name) for name in list(options) if name in names}
     world, made = build_text_world(task, dataset, language_model, **of_world)
     options = {"headline": made.headline, "higher_is_better": made.higher_is_better} | options
-    if options["headline"] not in options["higher_is_better"]:
-        known = ", ".join(options["higher_is_better"])
-        raise ValueError(f"headline is {options['headline']!r}; the task's metrics are {known}.")
     return MaskingEnv(world, SerialExecutor(Scorer(language_model, made)), **options)
 
 
-def make_testbed_env(testbed: dict[str, Any] | None = None, **options: Any) -> MaskingEnv:
+def make_testbed_env(
+    testbed: dict[str, Any] | None = None,
+    *,
+    settings: AdaptationSettings | None = None,
+    **options: Any,
+) -> MaskingEnv:
     """Entry point of ``nmg/MaskTestbed-v0``.
 
     Args:
         testbed: arguments of ``envs.testbed.build_testbed``.
-        **options: those of ``MaskingEnv``; budget and settings are the testbed's if not given.
+        settings: how masks become a score; the testbed's if not given.
+        **options: the others of ``MaskingEnv``; the budget is the testbed's if not given.
     """
     from envs.testbed import build_testbed
 
     bed = build_testbed(**(testbed or {}))
-    own = {"settings": bed.settings, "budget": bed.budget}
+    own = {
+        "settings": bed.settings if settings is None else settings,
+        "budget": bed.budget,
+        "higher_is_better": bed.task.higher_is_better,
+    }
     return MaskingEnv(bed.world, bed.executor, **{**own, **options})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from envs.adaptation.jobs import Score, ScoreJob
-from envs.references import NONE, UniformRandom
+from envs.references import NONE, Reference, UniformRandom
 
 if TYPE_CHECKING:
     from envs.masking_env import MaskingEnv
@@ -22,22 +23,18 @@ def start_early(env: MaskingEnv) -> None:
     the next episode are not known yet.
     """
     foresee = getattr(env.executor, "foresee", None)
-    fixed = {
+    fixed: dict[str, Reference] = {
         name: policy
         for name, policy in env.references.items()
         if policy == NONE or isinstance(policy, UniformRandom)
     }
     if foresee is None or env.continual or not fixed:
         return
-    following = type(env)(
-        env.world,
-        _Announcing(foresee),
-        settings=env.settings,
-        budget=env.budget,
-        references=fixed,
-        headline=env.headline,
-        higher_is_better=env.higher_is_better,
-    )
+    following = copy.copy(env)  # whatever it is, its jobs are made as its own
+    following.executor = _Announcing(foresee)
+    following.references = fixed
+    following.render_mode = None
+    following._pending = {}  # a reset cancels what is pending
     following.reset(seed=env.run_seed, options={"episode": env.episode_index + 1})
     following.submit_references()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from envs import spaces
 from envs.adaptation.jobs import Executor
 from envs.masking_env import MaskingEnv
 from envs.references import Policy, UniformRandom
@@ -14,7 +15,7 @@ from envs.world import World
 
 Observation = dict[str, np.ndarray]
 Reading = Callable[[np.ndarray, Observation], tuple[np.ndarray, int, int]]
-"""Bits (L,) and what they answer -> the fragment, the bits dropped, the bits over the budget."""
+"""Bits, bool (L,), and what they answer -> the fragment, bits dropped, bits over the budget."""
 
 
 class FragmentMaskingEnv(MaskingEnv):
@@ -51,26 +52,25 @@ class FragmentMaskingEnv(MaskingEnv):
         executor: Executor,
         *,
         budget: float = 0.5,
-        references: Mapping[str, Policy | str] | None = None,
         reading: Reading | None = None,
         **options: Any,
     ) -> None:
         self._reading = reading or fragment_of
-        given = {"random": "random"} if references is None else references
-        named = {
-            name: RandomFragment() if isinstance(policy, str) and policy == "random" else policy
-            for name, policy in given.items()
-        }
-        super().__init__(world, executor, budget=budget, references=named, **options)
+        super().__init__(world, executor, budget=budget, **options)
 
-    def _remember(self, action: np.ndarray) -> None:
-        fragment, dropped, over = self._reading(action, self._observation())
-        super()._remember(fragment)
-        self._dropped += dropped
-        self._over_budget += over
+    def _random(self) -> Policy:
+        return RandomFragment()
+
+    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
+        read = self._read(action, spaces.observation_row(self._batch, row))
+        mask, dropped, over = super()._allowed(read[0], row)
+        return mask, dropped + read[1], over + read[2]
 
     def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
-        return super()._reference_masks(name, _AsFragments(policy, self._reading))
+        return super()._reference_masks(name, _AsFragments(policy, self._read))
+
+    def _read(self, mask: np.ndarray, observation: Observation) -> tuple[np.ndarray, int, int]:
+        return self._reading(spaces.as_mask(mask, self.world.max_length), observation)
 
 
 def fragment_of(mask: np.ndarray, observation: Observation) -> tuple[np.ndarray, int, int]:
@@ -84,11 +84,10 @@ def fragment_of(mask: np.ndarray, observation: Observation) -> tuple[np.ndarray,
         The fragment (L,) int8, the bits dropped, the bits over the budget.
 
     Raises:
-        ValueError: if the mask has another shape.
+        ValueError: if the mask has another shape, or is no mask.
     """
-    bits, maskable = np.asarray(mask).astype(bool), observation["maskable"].astype(bool)
-    if bits.shape != maskable.shape:
-        raise ValueError(f"A mask has shape {maskable.shape}, got {bits.shape}.")
+    maskable = observation["maskable"].astype(bool)
+    bits = spaces.as_mask(mask, len(maskable))
     places = np.flatnonzero(maskable)
     chosen = bits[places]
     start = int(chosen.argmax()) if chosen.any() else len(places)

@@ -103,6 +103,7 @@ def make_generation_env(
     precision: Precision = "auto",
     languages: tuple[str, str] | None = None,
     generation: GenerationSettings | None = None,
+    settings: AdaptationSettings | None = None,
     **options: Any,
 ) -> FragmentMaskingEnv:
     """Entry point of ``nmg/MaskGeneration-v0``.
@@ -114,6 +115,7 @@ def make_generation_env(
         precision: of its matrix products.
         languages: source and target, for models that want them.
         generation: beams and label smoothing.
+        settings: how fragments become a score; three epochs of fine-tuning if not given.
         **options: those of ``build_generation_task``, ``build_generation_world`` (and so
             ``TextWorld``) and ``FragmentMaskingEnv``.
     """
@@ -124,7 +126,7 @@ def make_generation_env(
     world = build_generation_world(dataset, loaded, task, **of_world)
     scorer = GenerationScorer(loaded, task, settings=generation)
     defaults = {
-        "settings": AdaptationSettings(finetune_epochs=3),
+        "settings": AdaptationSettings(finetune_epochs=3) if settings is None else settings,
         "headline": task.headline,
         "higher_is_better": task.higher_is_better,
     }

@@ -14,9 +14,15 @@ import numpy as np
 from envs import spaces
 from envs.adaptation.jobs import BASE, AdaptationSettings, Executor, Score, ScoreJob
 from envs.early import start_early
-from envs.references import NONE, Policy, reference_masks, resolve_references
+from envs.references import (
+    NONE,
+    Policy,
+    UniformRandom,
+    reference_masks,
+    resolve_references,
+)
 from envs.rendering import masked_text
-from envs.reward import AGENT, Reward, resolve_reward
+from envs.reward import AGENT, Reward, compares, resolve_reward
 from envs.world import Deal, World
 
 Observation = dict[str, np.ndarray]
@@ -80,7 +86,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
       is what the built-in rewards compare with. Default: random. They are `env.references`, a
       dict, in which they may be replaced between episodes.
     * `headline`, `higher_is_better`: the metric `gain` and `sign` look at, and the direction of
-      metrics (as in `Task`).
+      metrics (as in `Task`), that one's among them.
     * `continual`: the weights further pre-trained on the agent's masks are where the next episode
       starts; every `continual_reset_every` episodes, if given, at the model's own again.
       `options={"episode": n, "weights": key}` resumes (`env.weights` is the key to keep).
@@ -120,14 +126,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             raise ValueError(
                 f"settings is {settings!r}; give an AdaptationSettings (envs.adaptation.jobs)."
             )
+        if headline not in higher_is_better:
+            raise ValueError(
+                f"headline is {headline!r}; it must be one of {', '.join(higher_is_better)}, the "
+                "metrics of which higher_is_better says whether more is better."
+            )
         self.world = world
         self.executor = executor
         self.settings = settings or AdaptationSettings()
         self.budget = budget
-        self.references = resolve_references(references)
+        self.references = resolve_references(references, self._random)
         self.headline = headline
         self.higher_is_better = higher_is_better
-        self.reward = resolve_reward(reward, headline, higher_is_better.get(headline, True))
+        self.reward = resolve_reward(reward, headline, higher_is_better[headline])
         self.continual = continual
         self.continual_reset_every = continual_reset_every
         self.render_mode = render_mode
@@ -151,17 +162,18 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        given = _known(options)
+        wanted = _known(options or {}, self.continual)
+        self._check_references()
         super().reset(seed=seed)
         self._drop_pending()
         if seed is not None or self.run_seed is None:
             self.run_seed = int(self.np_random.integers(2**31)) if seed is None else seed
             self.episode_index = -1
             self.weights = BASE
-        self.episode_index = int(given.get("episode", self.episode_index + 1))
+        self.episode_index = int(wanted.get("episode", self.episode_index + 1))
         if self.continual_reset_every and self.episode_index % self.continual_reset_every == 0:
             self.weights = BASE
-        self.weights = given.get("weights", self.weights)
+        self.weights = wanted.get("weights", self.weights)
 
         self._deal = self.world.deal(self._seed("deal"))
         self._batch = spaces.pad_contexts(
@@ -178,12 +190,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         deal = self._running()
-        self._remember(action)
+        mask, dropped, over = self._allowed(action, len(self._masks))
         self.submit_references()
+        job = None
+        if len(self._masks) + 1 == len(deal.contexts):
+            job = self._submit_agent(deal, np.stack([*self._masks, mask]))
+        # Only now: a step whose jobs could not be submitted was not taken, and can be repeated.
+        self._masks.append(mask)
+        self._dropped += dropped
+        self._over_budget += over
         self._show()
-        if len(self._masks) < len(deal.contexts):
+        if job is None:
             return self._observation(), 0.0, False, False, {"episode_index": self.episode_index}
-        reward, info = self._finish(deal)
+        reward, info = self._finish(deal, job)
         return self._observation(), reward, True, False, info
 
     def observe_episode(self) -> Observation:
@@ -197,11 +216,14 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         """Mask all contexts at once; the same as B steps from a fresh reset.
 
         Raises:
-            ValueError: if there is not one mask for each context that is left.
+            ValueError: if there is not one mask for each context that is left. None is taken then.
         """
-        left = len(self._running().contexts) - len(self._masks)
+        taken = len(self._masks)
+        left = len(self._running().contexts) - taken
         if len(masks_BL) != left:
             raise ValueError(f"{left} contexts are left to mask, got {len(masks_BL)} masks.")
+        for row, mask_L in enumerate(masks_BL, start=taken):
+            self._allowed(mask_L, row)  # all are looked at before the first is played
         for mask_L in masks_BL:
             result = self.step(mask_L)
         return result
@@ -240,19 +262,17 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             self._batch, min(len(self._masks), len(self._batch["input_ids"]) - 1)
         )
 
-    def _remember(self, action: np.ndarray) -> None:
-        position = len(self._masks)
-        rng = np.random.default_rng(self._seed("over budget", position))
-        mask, dropped, over = spaces.allowed_mask(action, self._observation(), rng)
-        self._masks.append(mask)
-        self._dropped += dropped
-        self._over_budget += over
+    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
+        """The mask (L,) int8 that an action for a context is, bits dropped, bits over budget."""
+        rng = np.random.default_rng(self._seed("over budget", row))
+        return spaces.allowed_mask(action, spaces.observation_row(self._batch, row), rng)
 
     def submit_references(self) -> None:
         """Once an episode, and early, so that their jobs overlap with the agent's choices."""
         deal = self._deal
         if deal is None:
             raise gym.error.ResetNeeded("There is no episode yet: call reset first.")
+        self._check_references()  # a reset that came of itself was before they were replaced
         for name, policy in self.references.items():
             if name in self._pending:
                 continue
@@ -263,6 +283,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
                 masks = self._reference_masks(name, policy)
                 job = self._job(deal, masks)
             self._pending[name] = masks, self.executor.submit(job)
+
+    def _random(self) -> Policy:
+        """What the word "random" stands for among the references."""
+        return UniformRandom()
+
+    def _check_references(self) -> None:
+        # In place: an agent that put its opponent there may hold the dict.
+        self.references.update(resolve_references(self.references, self._random))
+        if not self.references and compares(self.reward):
+            raise ValueError(
+                "The reward is a comparison and there is no reference: give references, such as "
+                '{"random": "random"}, or a reward that does without, a callable.'
+            )
 
     def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
         role = f"reference/{name}"
@@ -290,12 +323,14 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             keep_weights=keep,
         )
 
-    def _finish(self, deal: Deal) -> tuple[float, dict[str, Any]]:
-        masks_BL = np.stack(self._masks)
+    def _submit_agent(self, deal: Deal, masks_BL: np.ndarray) -> ScoreJob:
         job = self._job(deal, masks_BL, keep=self.continual)
-        agent = masks_BL, self.executor.submit(job)
+        self._pending[AGENT] = masks_BL, self.executor.submit(job)
+        return job
+
+    def _finish(self, deal: Deal, job: ScoreJob) -> tuple[float, dict[str, Any]]:
         start_early(self)
-        results = {AGENT: agent, **self._pending}
+        results = {AGENT: self._pending[AGENT], **self._pending}  # the agent's first
         scores = {name: future.result() for name, (_, future) in results.items()}
         masks = {name: values for name, (values, _) in results.items()}
         self._pending = {}
@@ -332,14 +367,19 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         return masked_text(context, mask, self.world.tokenizer)
 
 
-def _known(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _known(options: Mapping[str, Any], continual: bool) -> Mapping[str, Any]:
     """Options of ``reset``, seen to be such."""
-    options = options or {}
-    unknown = sorted(set(options) - {"episode", "weights"})
-    if unknown or options.get("episode", 0) < 0:
+    episode, weights = options.get("episode", 0), options.get("weights", BASE)
+    counts = isinstance(episode, int | np.integer) and not isinstance(episode, bool)
+    if set(options) - {"episode", "weights"} or not counts or episode < 0:
         raise ValueError(
-            f"The options of reset are {dict(options)}; it takes `episode`, 0 or more, and "
-            "`weights`, a key that env.weights had."
+            f"The options of reset are {dict(options)}; it takes `episode`, a whole number, 0 or "
+            "more, and `weights`, a key that env.weights had."
+        )
+    if not isinstance(weights, str) or (weights != BASE and not continual):
+        raise ValueError(
+            f"The weights to go on from are {weights!r}; they are a key that env.weights had, in "
+            f"an environment made with continual=True. Any other starts from {BASE!r}."
         )
     return options
 

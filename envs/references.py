@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -55,11 +55,17 @@ class UniformRandom:
 Reference = Policy | Literal["none"]
 
 
-def resolve_references(references: Mapping[str, Policy | str] | None) -> dict[str, Reference]:
+def resolve_references(
+    references: Mapping[str, Policy | str] | None, random: Callable[[], Policy] = UniformRandom
+) -> dict[str, Reference]:
     """References by name; the words ``"none"`` and ``"random"`` stand for the two built-in ones.
 
+    Args:
+        references: ``None`` is random alone.
+        random: makes what ``"random"`` stands for.
+
     Raises:
-        ValueError: if a reference is an unknown word, or is called ``agent``.
+        ValueError: if a reference is no policy and an unknown word, or is called ``agent``.
     """
     if references is None:
         references = {"random": "random"}
@@ -67,12 +73,12 @@ def resolve_references(references: Mapping[str, Policy | str] | None) -> dict[st
     for name, reference in references.items():
         if name == "agent":
             raise ValueError("A reference cannot be called 'agent': that is the agent's own score.")
-        if not isinstance(reference, str):
+        if not isinstance(reference, str) and callable(getattr(reference, "predict", None)):
             resolved[name] = reference
         elif reference == NONE:
             resolved[name] = "none"
         elif reference == "random":
-            resolved[name] = UniformRandom()
+            resolved[name] = random()
         else:
             raise ValueError(
                 f"Reference {name!r} is {reference!r}: give 'none', 'random' or a policy."

@@ -60,6 +60,11 @@ def nll_gain(scores: Mapping[str, Score], references: Sequence[str]) -> float:
     return gain(scores, references)
 
 
+def compares(reward: Reward) -> bool:
+    """Whether this is ``gain``, ``sign`` or ``nll_gain``, which cannot do without a reference."""
+    return getattr(reward, "func", reward) in (gain, sign, nll_gain)
+
+
 def resolve_reward(reward: str | Reward, metric: str, higher_is_better: bool) -> Reward:
     """The callable behind a reward's name; ``gain`` and ``sign`` look at ``metric``.
 

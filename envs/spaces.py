@@ -97,6 +97,26 @@ def observation_row(batch: dict[str, np.ndarray], row: int) -> dict[str, np.ndar
     return {name: values[row].copy() for name, values in batch.items()}
 
 
+def as_mask(action: np.ndarray, length: int) -> np.ndarray:
+    """An action as bits, bool, shape (L,).
+
+    Args:
+        action: zeros and ones of any type, shape (L,).
+        length: L.
+
+    Raises:
+        ValueError: if the action has another shape, or is no mask.
+    """
+    given = np.asarray(action)
+    if given.shape != (length,):
+        raise ValueError(f"A mask has shape {(length,)}, got {given.shape}.")
+    bits = given.astype(bool)
+    if not np.array_equal(given, bits):
+        strange = given[given != bits][0]
+        raise ValueError(f"A mask has a bit for each token, 1 to mask it or 0; got {strange}.")
+    return bits
+
+
 def allowed_mask(
     mask: np.ndarray, observation: dict[str, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, int, int]:
@@ -116,13 +136,7 @@ def allowed_mask(
         ValueError: if the mask has another shape, or is no mask.
     """
     maskable = observation["maskable"].astype(bool)
-    given = np.asarray(mask)
-    if given.shape != maskable.shape:
-        raise ValueError(f"A mask has shape {maskable.shape}, got {given.shape}.")
-    wanted = given.astype(bool)
-    if not np.array_equal(given, wanted):
-        strange = given[given != wanted][0]
-        raise ValueError(f"A mask has a bit for each token, 1 to mask it or 0; got {strange}.")
+    wanted = as_mask(mask, len(maskable))
     kept = np.flatnonzero(wanted & maskable)
     dropped = int(wanted.sum()) - len(kept)
     over = max(0, len(kept) - int(observation["budget"][0]))

@@ -30,6 +30,9 @@ class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
         self.observation_space = gym.spaces.Dict({**inner.spaces, "masked": masked})
         self.action_space = gym.spaces.Discrete(self.length)
         self._repeated = 0
+        self._observation: Observation | None = None
+        self._mask = np.zeros(self.length, np.int8)
+        self._steps_left = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -40,15 +43,20 @@ class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
         return self._with_masked(), info
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self._begun()
         if not self.action_space.contains(action):
             raise ValueError(f"The action is {action!r}; it is a place, 0 to {self.length - 1}.")
+        mask = self._mask.copy()
+        mask[action] = 1
+        # First: where it fails, no token was chosen, and the step can be repeated.
+        outcome = self.env.step(mask.copy()) if self._steps_left <= 1 else None
         self._steps_left -= 1
         self._repeated += int(self._mask[action])
-        self._mask[action] = 1
-        if self._steps_left > 0:
+        self._mask = mask
+        if outcome is None:
             info = {"episode_index": self.get_wrapper_attr("episode_index")}
             return self._with_masked(), 0.0, False, False, info
-        observation, reward, terminated, truncated, info = self.env.step(self._mask.copy())
+        observation, reward, terminated, truncated, info = outcome
         if terminated or truncated:
             info["mask/repeated"] = self._repeated
         else:
@@ -57,7 +65,12 @@ class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
 
     def action_masks(self) -> np.ndarray:
         """Tokens that may be chosen now, bool, shape (L,)."""
-        return self._observation["maskable"].astype(bool) & (self._mask == 0)
+        return self._begun()["maskable"].astype(bool) & (self._mask == 0)
+
+    def _begun(self) -> Observation:
+        if self._observation is None:
+            raise gym.error.ResetNeeded("There is no episode yet: call reset first.")
+        return self._observation
 
     def _begin(self, observation: Observation) -> None:
         self._observation = observation
@@ -65,5 +78,5 @@ class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
         self._steps_left = max(1, int(observation["budget"][0]))
 
     def _with_masked(self) -> Observation:
-        entries = {name: values.copy() for name, values in self._observation.items()}
+        entries = {name: values.copy() for name, values in self._begun().items()}
         return {**entries, "masked": self._mask.copy()}

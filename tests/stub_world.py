@@ -13,6 +13,7 @@ from envs.world import Deal
 
 LENGTH = 24
 CLS, SEP = 2, 3
+DIRECTIONS = {"accuracy": True, "nll": False}
 
 
 class StubWorld:
@@ -69,8 +70,22 @@ class StubExecutor:
         return future
 
 
+class FailingExecutor(StubExecutor):
+    """Cannot take a job once, when it has taken some."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after, self.failed = after, False
+
+    def submit(self, job: ScoreJob) -> Future[Score]:
+        if len(self.jobs) == self.after and not self.failed:
+            self.failed = True
+            raise OSError("no worker")
+        return super().submit(job)
+
+
 def stub_env(tokenizer, contexts: int = 4, max_length: int = LENGTH, **settings) -> MaskingEnv:
-    settings = {"headline": "accuracy", "budget": 0.2} | settings
+    settings = {"headline": "accuracy", "higher_is_better": DIRECTIONS, "budget": 0.2} | settings
     return MaskingEnv(StubWorld(tokenizer, contexts, max_length), StubExecutor(), **settings)
 
 

@@ -11,14 +11,14 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs  # noqa: F401  (registers the environments)
-from agents.fragments import FragmentOf
+from agents.fragments import FragmentOf, densest_fragment
 from agents.strategies import make_strategy
 from envs.adaptation.jobs import AdaptationSettings
 from envs.fragment_env import FragmentMaskingEnv, RandomFragment, fragment_of
 from envs.models.new_model import ModelSize, new_model
 from envs.models.seq2seq import Seq2SeqModel
 from tests.conftest import SENTENCES
-from tests.stub_world import StubExecutor, StubWorld, play
+from tests.stub_world import DIRECTIONS, StubExecutor, StubWorld, play
 
 
 def observation(maskable, budget):
@@ -61,6 +61,7 @@ def test_agent_and_references_are_fragments(tiny_tokenizer):
         budget=0.3,
         references={"random": "random", "idf": make_strategy("random"), "none": "none"},
         headline="accuracy",
+        higher_is_better=DIRECTIONS,
     )
     seen, _, info = play(env, lambda each: np.ones(24, np.int8), seed=3)
     rows = np.stack([each["maskable"] for each in seen[:-1]])
@@ -72,6 +73,27 @@ def test_agent_and_references_are_fragments(tiny_tokenizer):
     assert not info["masks"]["none"].any()
     expected = sum(int(row.sum()) - budget for row, budget in zip(rows, budgets, strict=True))
     assert info["mask/over_budget"] == expected
+
+
+@pytest.mark.parametrize("reading", [fragment_of, densest_fragment])
+@pytest.mark.parametrize(
+    ("action", "complaint"),
+    [
+        (np.full(24, np.nan), "1 to mask it or 0; got nan"),
+        (np.ones(3), r"shape \(24,\), got \(3,\)"),
+    ],
+)
+def test_what_is_no_mask_is_refused_whoever_gives_it(tiny_tokenizer, reading, action, complaint):
+    class Strange:
+        def predict(self, observation, **options):
+            return np.stack([action] * len(observation["input_ids"])), None
+
+    world, executor = StubWorld(tiny_tokenizer), StubExecutor()
+    for references, given in (({"none": "none"}, action), ({"x": Strange()}, np.ones(24))):
+        env = FragmentMaskingEnv(world, executor, references=references, reading=reading)
+        env.reset(seed=3)
+        with pytest.raises(ValueError, match=complaint):
+            env.step(given)
 
 
 def test_random_fragments_are_uniform():
@@ -129,9 +151,8 @@ def generation_env(tmp_path, bpe_tokenizer):
             model=str(tmp_path / "model"),
             contexts_per_episode=3,
             examples_per_episode=4,
-            settings=settings,
             max_target_length=12,
-            **options,
+            **{"settings": settings, **options},
         )
 
     return make
@@ -146,6 +167,10 @@ def test_the_registered_environment_pays_the_gain_in_the_generation_score(genera
         assert reward == pytest.approx(scores["random"]["nll"] - scores["agent"]["nll"])
         assert reward != 0
     assert env.headline == "bleu"
+
+
+def test_without_settings_it_has_those_of_its_id(generation_env):
+    assert generation_env(settings=None).unwrapped.settings.finetune_epochs == 3
 
 
 def test_the_checkers_pass(generation_env):

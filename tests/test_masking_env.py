@@ -14,9 +14,19 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stub_world import even_tokens, first_maskable, play, stub_env
+from stub_world import (
+    FailingExecutor,
+    StubExecutor,
+    StubWorld,
+    even_tokens,
+    first_maskable,
+    play,
+    stub_env,
+)
 
+from agents.fragments import densest_fragment
 from envs.adaptation.jobs import BASE
+from envs.fragment_env import FragmentMaskingEnv
 from envs.masking_env import episode_seed
 from envs.references import UniformRandom
 
@@ -133,14 +143,28 @@ def test_an_action_that_is_no_mask_is_refused(tiny_tokenizer, strange):
     env.step(np.zeros(env.action_space.shape, bool))  # nothing was masked by it
 
 
-@pytest.mark.parametrize("options", [{"episodes": 3}, {"episode": -1}])
-def test_options_that_reset_does_not_have_are_refused(tiny_tokenizer, options):
+NO_OPTION = "takes `episode`, a whole number, 0 or more, and `weights`"
+NO_WEIGHTS = "are a key that env.weights had, in an environment made with continual=True"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"episodes": 3}, NO_OPTION),
+        *(({"episode": value}, NO_OPTION) for value in (-1, 2.7, True, "3", None)),
+        ({"weights": "a key"}, NO_WEIGHTS),
+        ({"weights": None}, NO_WEIGHTS),
+    ],
+)
+def test_options_that_reset_does_not_have_are_refused(tiny_tokenizer, options, complaint):
     env = stub_env(tiny_tokenizer)
     env.reset(seed=2)
-    with pytest.raises(ValueError, match="takes `episode`, 0 or more, and `weights`"):
+    with pytest.raises(ValueError, match=complaint):
         env.reset(seed=3, options=options)
     assert env.run_seed == 2
     assert env.episode_index == 0
+    env.reset(options={"episode": np.int64(5), "weights": BASE})  # as a run that goes on says it
+    assert env.episode_index == 5
 
 
 def test_agent_and_references_share_data_seed_and_settings(tiny_tokenizer):
@@ -177,6 +201,29 @@ def test_the_next_episode_s_random_reference_is_announced(tiny_tokenizer):
     assert [job.key for job in env.executor.jobs] == [job.key for job in plain.executor.jobs]
     submitted = [env.executor.jobs[3 * episode + i].key for episode in (1, 2) for i in (0, 1)]
     assert announced[:4] == submitted
+
+
+def test_the_announced_jobs_are_those_of_the_environment_itself(tiny_tokenizer):
+    """Whatever its constructor takes, and however it reads masks."""
+
+    class Brief(FragmentMaskingEnv):
+        def __init__(self, executor):
+            super().__init__(StubWorld(tiny_tokenizer), executor, reading=densest_fragment)
+            self.references["scattered"] = UniformRandom()
+
+    class Foreseeing(StubExecutor):
+        def __init__(self):
+            super().__init__()
+            self.announced = []
+
+        def foresee(self, job):
+            self.announced.append(job.key)
+
+    env = Brief(Foreseeing())
+    play(env, first_maskable, seed=3)
+    play(env, first_maskable)
+    references = [job.key for job in env.executor.jobs[3:5]]
+    assert env.executor.announced[:2] == references
 
 
 def test_an_equal_policy_as_agent_and_reference_earns_nothing(tiny_tokenizer):
@@ -219,6 +266,47 @@ def test_all_contexts_at_once_is_the_same_as_one_by_one(tiny_tokenizer):
     env.reset()
     with pytest.raises(ValueError, match="4 contexts are left"):
         env.step_episode(batch["maskable"][:2])
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_step_whose_job_was_not_taken_can_be_repeated(tiny_tokenizer, after):
+    """The first reference's job, the second's, the agent's."""
+    settings = {"references": {"random": "random", "none": "none"}}
+    _, reward, info = play(stub_env(tiny_tokenizer, **settings), first_maskable, seed=6)
+    env = stub_env(tiny_tokenizer, **settings)
+    env.executor = FailingExecutor(after)
+    masks = first_maskable_of(env, seed=6)
+    left = len(masks)
+    while left:
+        try:
+            _, again, terminated, _, info_again = env.step(masks[-left])
+        except OSError:
+            continue
+        left -= 1
+    assert terminated
+    assert env.executor.failed
+    assert len(env.executor.jobs) == 3
+    assert again == reward
+    assert same(info["masks"], info_again["masks"])
+
+
+def test_of_masks_at_once_all_are_taken_or_none(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    good = first_maskable_of(env, seed=6)
+    bad = good.astype(float)
+    bad[2, 3] = np.nan
+    with pytest.raises(ValueError, match="got nan"):
+        env.step_episode(bad)
+    assert not env.executor.jobs
+    *_, info = env.step_episode(good)
+    assert np.array_equal(info["masks"]["agent"], good)
+
+
+def first_maskable_of(env, seed):
+    env.reset(seed=seed)
+    batch = env.observe_episode()
+    rows = range(env.contexts_per_episode)
+    return np.stack([first_maskable({k: v[row] for k, v in batch.items()}) for row in rows])
 
 
 def test_uniform_random_uses_the_whole_budget_evenly(tiny_tokenizer):
@@ -273,10 +361,42 @@ def test_bad_settings_are_refused_in_a_sentence(tiny_tokenizer):
         stub_env(tiny_tokenizer, references={"x": "spam"})
     with pytest.raises(ValueError, match="called 'agent'"):
         stub_env(tiny_tokenizer, references={"agent": "random"})
+    with pytest.raises(ValueError, match="headline is 'acuracy'; it must be one of accuracy, nll"):
+        stub_env(tiny_tokenizer, headline="acuracy")
     env = stub_env(tiny_tokenizer)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"shape \(24,\), got \(3,\)"):
         env.step(np.ones(3))
+
+
+def test_references_may_be_replaced_between_episodes_by_all_that_may_be_given(tiny_tokenizer):
+    env = stub_env(tiny_tokenizer)
+    attached = env.references
+    play(env, first_maskable, seed=0)
+    env.references |= {"x": "random", "y": "none"}
+    _, _, info = play(env, first_maskable)
+    assert info["masks"]["x"].any()
+    assert not info["masks"]["y"].any()
+    assert env.references is attached
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda references: references.update(agent=UniformRandom()), "called 'agent'"),
+        (lambda references: references.update(x="spam"), "'none', 'random' or a policy"),
+        (lambda references: references.update(x=None), "'none', 'random' or a policy"),
+        (dict.clear, "is a comparison and there is no reference"),
+    ],
+)
+def test_references_that_cannot_be_are_refused_before_a_job_runs(tiny_tokenizer, change, complaint):
+    env = stub_env(tiny_tokenizer)
+    env.reset(seed=0)
+    change(env.references)
+    for act in (env.reset, lambda: env.step(np.zeros(24))):
+        with pytest.raises(ValueError, match=complaint):
+            act()
+    assert not env.executor.jobs
 
 
 def test_render_highlights_the_masked_words(tiny_tokenizer, capsys):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -228,6 +230,13 @@ def test_the_language_model_is_kept_and_found_again(bed, tmp_path, monkeypatch) 
     found = build_testbed(settings, cache_dir=tmp_path)
     assert made.language_model.fingerprint == found.language_model.fingerprint
     assert found.language_model.mask_token_id == MASK
+
+
+def test_the_registered_environment_has_its_settings_and_metrics(bed, monkeypatch) -> None:
+    monkeypatch.setattr("envs.testbed.build_testbed", lambda: bed)
+    env: Any = gymnasium.make("nmg:nmg/MaskTestbed-v0", settings=None, headline="accuracy")
+    assert env.unwrapped.settings == bed.settings
+    assert env.unwrapped.budget == bed.budget
 
 
 def test_the_language_model_knows_which_words_are_worth_masking(bed) -> None:

@@ -246,8 +246,10 @@ def test_registered_classification_environment_by_name(tmp_path, model_folder):
         dataset=str(folder / "train.jsonl"),
         model=str(model_folder),
         references={"random": "random", "none": "none"},
+        settings=None,
         **SMALL,
     )
+    assert env.unwrapped.settings.finetune_epochs == 5
     reward, info = play_randomly(env)
     scores = info["scores"]
     assert reward == scores["agent"]["accuracy"] - scores["random"]["accuracy"]

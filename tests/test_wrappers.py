@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stub_world import first_maskable, play, stub_env
+from stub_world import FailingExecutor, first_maskable, play, stub_env
 
 from envs.wrappers import TokenwiseMasking
 
@@ -48,6 +48,29 @@ def test_useless_choices_end_too_and_are_counted(tiny_tokenizer):
     assert not info["masks"]["agent"].any()
     assert info["mask/dropped"] == len(budgets)
     assert info["mask/repeated"] == int((budgets - 1).sum())
+
+
+def test_before_an_episode_it_wants_a_reset(tiny_tokenizer):
+    env = TokenwiseMasking(stub_env(tiny_tokenizer))
+    for act in (env.action_masks, lambda: env.step(1)):
+        with pytest.raises(gym.error.ResetNeeded):
+            act()
+
+
+def test_a_step_whose_job_was_not_taken_can_be_repeated(tiny_tokenizer):
+    inner = stub_env(tiny_tokenizer, contexts=1)
+    inner.executor = FailingExecutor(after=1)
+    env = TokenwiseMasking(inner)
+    env.reset(seed=9)
+    terminated = False
+    while not terminated:
+        token = int(np.flatnonzero(env.action_masks())[0])
+        try:
+            _, _, terminated, _, info = env.step(token)
+        except OSError:
+            _, _, terminated, _, info = env.step(token)
+    assert inner.executor.failed
+    assert info["mask/repeated"] == 0
 
 
 def test_only_a_masking_environment_is_wrapped():
