@@ -22,9 +22,6 @@ from stable_baselines3.common.buffers import BaseBuffer
 from agents.contexts import Contexts
 from agents.features import occurrences
 
-PLAY_FIELDS = ("row", "player", "masks", "log_prob", "credit", "surprise", "repeats")
-TABLE_FIELDS = ("ids", "input_ids", "word_ids", "real", "maskable", "budget")
-
 
 @dataclass(frozen=True, eq=False)
 class ReplayBatch:
@@ -86,7 +83,7 @@ class MaskReplayBuffer(BaseBuffer):
         return {
             "ids": np.full(size, -1, dtype=np.int64),
             "input_ids": np.zeros((size, self.length), dtype=np.int32),
-            "word_ids": np.full((size, self.length), -1, dtype=np.int16),
+            "word_ids": np.full((size, self.length), -1, dtype=np.int32),
             "real": np.zeros((size, packed), dtype=np.uint8),
             "maskable": np.zeros((size, packed), dtype=np.uint8),
             "budget": np.zeros(size, dtype=np.int32),
@@ -264,7 +261,7 @@ class MaskReplayBuffer(BaseBuffer):
         return Contexts(
             table["input_ids"][rows],
             self._unpack(table["real"][rows]),
-            table["word_ids"][rows].astype(np.int32),
+            table["word_ids"][rows],
             self._unpack(table["maskable"][rows]),
             table["ids"][rows],
             table["budget"][rows].astype(np.int64),
@@ -292,8 +289,10 @@ class MaskReplayBuffer(BaseBuffer):
 
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any]) -> None:
         """Take back what ``state`` gave."""
-        self._table = {name: arrays[f"table.{name}"].copy() for name in TABLE_FIELDS}
-        self._plays = {name: arrays[f"plays.{name}"].copy() for name in PLAY_FIELDS}
+        # An older file may hold a field in another type; astype copies.
+        table, plays = self._empty_table(0), self._empty_plays(0, 0)
+        self._table = {n: arrays[f"table.{n}"].astype(a.dtype) for n, a in table.items()}
+        self._plays = {n: arrays[f"plays.{n}"].astype(a.dtype) for n, a in plays.items()}
         if len(self._table["ids"]):
             self.table_size = len(self._table["ids"])
         pairs = enumerate(self._table["ids"].tolist())
