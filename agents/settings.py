@@ -25,7 +25,8 @@ class AgentSettings:
     """What a token is described by: ``embeddings`` (static), ``states`` (last layer),
     ``statistics`` (frequency, position, word length)."""
     components: int = 64
-    """Whitened principal components kept of each kind of input; 0 feeds the raw states."""
+    """Whitened principal components kept of each kind of input, but all of the statistics; 0 feeds
+    the raw states."""
     width: int = 32
     """Width of the policy's Transformer block; 0 takes the width of its input."""
     heads: int = 4

@@ -144,6 +144,7 @@ ABLATIONS = {
     "no opponent": {"self_play": "none"},
     "frozen": {"self_play": "frozen"},
     "learning": {"self_play": "learning"},
+    "few components": {"components": 2},
 }
 
 
