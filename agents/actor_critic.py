@@ -85,11 +85,9 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             MaskingPolicy,
             env,  # type: ignore[arg-type]
             learning_rate=settings.learning_rate,
-            buffer_size=settings.replay_capacity,
             learning_starts=0,
             batch_size=settings.batch,
             gradient_steps=settings.updates,
-            replay_buffer_class=MaskReplayBuffer,  # type: ignore[arg-type]
             support_multi_env=True,
             seed=seed,
             sde_support=False,
@@ -126,10 +124,9 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             device=self.device,
         )
         self.policy = self.players.policy
-        self.replay_buffer = self.memory = MaskReplayBuffer(  # type: ignore[assignment]
-            self.settings.replay_capacity,
-            self.observation_space,
-            self.action_space,
+        self.memory = MaskReplayBuffer(
+            self.settings.replay_capacity * len(self.players.optimizers),
+            int(np.prod(self.action_space.shape)),  # type: ignore[arg-type]
             contexts=self.settings.replay_contexts,
             priority=self.settings.replay_priority,
             normalise=self.settings.reward == "difference",
@@ -311,6 +308,14 @@ class MaskingActorCritic(OffPolicyAlgorithm):
                 learn on, in contexts of another length.
         """
         return persistence.load_agent(cls, Path(path), env, token_features, **kwargs)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Refused: Stable-Baselines3's is a pickle."""
+        raise NotImplementedError("Replay is no pickle; save_state(folder) writes it.")
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Refused: to read Stable-Baselines3's pickle could run code."""
+        raise NotImplementedError("Pickles are not read; load_state(folder) reads replay.")
 
     def save_state(self, folder: str | Path) -> None:
         """Write everything that goes on: ``save`` plus replay, optimisers, generators, counters."""

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer
 
 from agents.contexts import Contexts
 from agents.features import occurrences
@@ -44,13 +42,12 @@ class ReplayBatch:
     credits: np.ndarray | None = None
 
 
-class MaskReplayBuffer(BaseBuffer):
+class MaskReplayBuffer:
     """A ring of plays over a table of contexts.
 
     Args:
-        buffer_size: masked tokens remembered; the oldest plays go first.
-        observation_space: the environment's.
-        action_space: ``MultiBinary(L)``.
+        capacity: masked tokens remembered; the oldest plays go first.
+        length: L, tokens of a padded context.
         contexts: different contexts remembered; with a context go all its plays.
         priority: sample tokens by softmax of surprise over the root of their repeats.
         normalise: give credits in units of their root mean square.
@@ -59,22 +56,19 @@ class MaskReplayBuffer(BaseBuffer):
 
     def __init__(
         self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        capacity: int,
+        length: int,
         *,
         contexts: int = 5_000,
         priority: bool = False,
         normalise: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(buffer_size, observation_space, action_space, device="cpu")
-        assert isinstance(action_space, spaces.MultiBinary)
-        self.length = int(np.prod(action_space.shape))
+        self.capacity, self.length = capacity, length
         self.table_size, self.priority, self.normalise = contexts, priority, normalise
         self.rng = np.random.default_rng([seed, 3])
         self._rows: dict[int, int] = {}
-        self._next_row = 0
+        self._next_row = self._next_play = 0
         self._table = self._empty_table(0)
         self._plays = self._empty_plays(0, 0)
 
@@ -135,9 +129,8 @@ class MaskReplayBuffer(BaseBuffer):
         self._reserve(len(contexts), int(masks_BL.sum(axis=1).max(initial=0)))
         rows_B = self._remember(contexts)
         size, tokens = self._plays["credit"].shape
-        at_B = (self.pos + np.arange(len(contexts))) % size
-        self.full = self.full or self.pos + len(contexts) >= size
-        self.pos = int(self.pos + len(contexts)) % size
+        at_B = (self._next_play + np.arange(len(contexts))) % size
+        self._next_play = (self._next_play + len(contexts)) % size
         # Masked positions first, in their order: column k holds the k-th masked token.
         order_BK = np.argsort(~masks_BL, axis=1, kind="stable")[:, :tokens]
         chosen_BK = np.take_along_axis(masks_BL, order_BK, axis=1)
@@ -161,7 +154,7 @@ class MaskReplayBuffer(BaseBuffer):
         size, width = self._plays["row"].size, self._plays["credit"].shape[1]
         if size == 0:
             width = max(tokens, 1)
-            self._plays = self._empty_plays(max(self.buffer_size // width, plays), width)
+            self._plays = self._empty_plays(max(self.capacity // width, plays), width)
             self.table_size = max(self.table_size, 2 * plays)
             self._table = self._empty_table(self.table_size)
             return
@@ -267,22 +260,12 @@ class MaskReplayBuffer(BaseBuffer):
             table["budget"][rows].astype(np.int64),
         ).trimmed()
 
-    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
-        return self._contexts(self._plays["row"][batch_inds])
-
-    def reset(self) -> None:
-        """Forget everything but the generator."""
-        super().reset()
-        self._rows, self._next_row = {}, 0
-        self._table, self._plays = self._empty_table(0), self._empty_plays(0, 0)
-
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The memory as arrays, and the rest as JSON values."""
         arrays = {f"table.{name}": array for name, array in self._table.items()}
         arrays |= {f"plays.{name}": array for name, array in self._plays.items()}
         return arrays, {
-            "pos": self.pos,
-            "full": self.full,
+            "pos": self._next_play,
             "next_row": self._next_row,
             "rng": self.rng.bit_generator.state,
         }
@@ -297,6 +280,5 @@ class MaskReplayBuffer(BaseBuffer):
             self.table_size = len(self._table["ids"])
         pairs = enumerate(self._table["ids"].tolist())
         self._rows = {key: row for row, key in pairs if key != -1}
-        self.pos, self.full = int(rest["pos"]), bool(rest["full"])
-        self._next_row = int(rest["next_row"])
+        self._next_play, self._next_row = int(rest["pos"]), int(rest["next_row"])
         self.rng.bit_generator.state = dict(rest["rng"])

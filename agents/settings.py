@@ -87,7 +87,7 @@ class AgentSettings:
     updates: int = 10
     """Updates after each episode."""
     replay_capacity: int = 50_000
-    """Masked tokens remembered."""
+    """Masked tokens remembered of each learner (the agent, and an opponent that learns)."""
     replay_contexts: int = 5_000
     """Different contexts remembered."""
     replay_start: int = 1
@@ -138,6 +138,17 @@ class AgentSettings:
                     raise ValueError(
                         f"{name} is {getattr(self, name)}; it must be at least {least}."
                     )
+        if self.replay_capacity < self.replay_start:
+            raise ValueError(
+                f"replay_capacity is {self.replay_capacity} and replay_start {self.replay_start}; "
+                "so many tokens are never remembered and nothing is learned: raise the first or "
+                "lower the second."
+            )
+        if self.importance == "clipped" and not self.importance_limit > 1:
+            raise ValueError(
+                f"importance_limit is {self.importance_limit}; with importance='clipped' it is one "
+                "plus the width of the trust region and must be above 1."
+            )
         for name in ("max_grad_norm", "importance_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")

@@ -166,6 +166,8 @@ def test_every_ablation_runs(change):
         ({"batch": 0}, "batch"),
         ({"self_play": "frozn"}, "self_play is 'frozn'; it must be one of .*frozen"),
         ({"components": 0}, "components"),
+        ({"replay_capacity": 60, "replay_start": 2000}, "60 and replay_start 2000.*never"),
+        ({"importance": "clipped", "importance_limit": 0.5}, "0.5; .* must be above 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(change, said):
@@ -283,8 +285,18 @@ def test_loading_never_unpickles(tmp_path, monkeypatch):
 
     for target in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
         monkeypatch.setattr(target, forbidden)
-    MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    agent = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
     make(QUICK).load_state(tmp_path)
+    pickles = tmp_path / "inherited"
+    for action, instead in (
+        (agent.save_replay_buffer, "save_state"),
+        (agent.load_replay_buffer, "load_state"),
+        (agent.policy.save, "agent.save"),
+        (agent.policy.load, "MaskingActorCritic.load"),
+    ):
+        with pytest.raises(NotImplementedError, match=instead):
+            action(pickles)
+    assert not pickles.exists()
 
 
 def test_bad_folders_are_refused_in_one_sentence(tmp_path):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 
 from agents.contexts import Contexts
 from agents.features import occurrences
@@ -21,8 +20,7 @@ def some_contexts(number, length, first_id=0, seed=0):
 
 
 def buffer_of(length, capacity=600, **options):
-    space = spaces.Dict({"input_ids": spaces.Box(0, 29, (length,), np.int32)})
-    return MaskReplayBuffer(capacity, space, spaces.MultiBinary(length), **options)
+    return MaskReplayBuffer(capacity, length, **options)
 
 
 def play(buffer, contexts, seed=0, player=0):

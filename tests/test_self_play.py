@@ -124,6 +124,7 @@ def test_learning_opponent_learns_a_policy_of_its_own():
     agent, _ = trained(settings, 4)
     player, rival = agent.players.networks
     assert agent.memory.tokens(player=1) > 0
+    assert agent.memory.capacity == 2 * settings.replay_capacity  # so much for each
     fresh = MaskingActorCritic(
         ToyMasking(), settings, token_features=TypeStates(), seed=1, device="cpu"
     )
