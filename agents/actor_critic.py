@@ -205,16 +205,13 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def _learn_from(
         self, index: int, episode: PlayedEpisode, contexts: Contexts, runs: Runs
     ) -> None:
-        rival_log_probs_BL = None
-        if OPPONENT in runs.scores and self.settings.self_play == "learning":
-            # With the features that it drew with: to learn of the episode changes them.
-            rival_log_probs_BL = self.players.rival_log_probs(index, contexts)
         self.experience.learn(contexts, runs)
         player, rival = self.players.networks[0], self.players.networks[-1]
         self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
         self.players.crown(runs)
-        if rival_log_probs_BL is not None:
-            self.experience.remember(RIVAL, rival, contexts, runs, rival_log_probs_BL)
+        if OPPONENT in runs.scores and self.settings.self_play == "learning":
+            log_probs_BL = self.players.opponents[index].log_probs(contexts)
+            self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
 
     def _metric(self, info: dict[str, Any]) -> tuple[str, set[str]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from masking_toy import CONTEXTS, ToyMasking, TypeStates
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import self_play
 from agents.actor_critic import MaskingActorCritic
@@ -132,7 +133,8 @@ def test_learning_opponent_learns_a_policy_of_its_own():
     assert not np.array_equal(weights(rival), weights(player))
 
 
-def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeypatch):
+@pytest.mark.parametrize("envs", [1, 2])
+def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeypatch, envs):
     drawn, stored = [], []
     draw, remember = self_play.draw, Experience.remember
 
@@ -147,7 +149,11 @@ def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeyp
 
     monkeypatch.setattr(self_play, "draw", drawing)
     monkeypatch.setattr(Experience, "remember", remembering)
-    trained(replace(SMALL, self_play="learning", gradient="sampled"), 4)
+    settings = replace(SMALL, self_play="learning", gradient="sampled")
+    env = DummyVecEnv([ToyMasking] * envs)  # their episodes end together
+    agent = MaskingActorCritic(env, settings, token_features=TypeStates(), seed=1, device="cpu")
+    agent.attach_opponent()
+    agent.learn(4 * CONTEXTS)
     assert len(drawn) == len(stored) == 4
     assert all(np.array_equal(a, b) for a, b in zip(drawn, stored, strict=True))
 
