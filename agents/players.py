@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -42,7 +41,8 @@ class Players:
         self.settings = settings
         self.attached = False
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed: that seeds GPUs too, which are not forked here.
+            torch.default_generator.manual_seed(seed)
             policy = MaskingPolicy(
                 observation_space, action_space, features=features, settings=settings
             )
