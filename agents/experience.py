@@ -103,7 +103,7 @@ class Experience:
         """How the next episode departs from the policy.
 
         With token values, a draw from their posterior: what the critic is sure of comes from the
-        policy, what it is unsure of from the draw, and the scores' spread is about the same throughout.
+        policy, what it is unsure of from the draw, and the scores' spread stays about the same.
         """
         settings, features = self.settings, self.features
         if settings.exploration == "tokens":
