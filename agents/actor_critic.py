@@ -87,11 +87,9 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             MaskingPolicy,
             env,  # type: ignore[arg-type]
             learning_rate=settings.learning_rate,
-            buffer_size=settings.replay_capacity,
             learning_starts=0,
             batch_size=settings.batch,
             gradient_steps=settings.updates,
-            replay_buffer_class=MaskReplayBuffer,  # type: ignore[arg-type]
             support_multi_env=True,
             seed=secrets.randbits(31) if seed is None else seed,
             sde_support=False,
@@ -128,10 +126,9 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             device=self.device,
         )
         self.policy = self.players.policy
-        self.replay_buffer = self.memory = MaskReplayBuffer(  # type: ignore[assignment]
-            self.settings.replay_capacity,
-            self.observation_space,
-            self.action_space,
+        self.memory = MaskReplayBuffer(
+            self.settings.replay_capacity * len(self.players.optimizers),
+            int(np.prod(self.action_space.shape)),  # type: ignore[arg-type]
             contexts=self.settings.replay_contexts,
             priority=self.settings.replay_priority,
             normalise=self.settings.reward == "difference",
@@ -223,16 +220,13 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def _learn_from(
         self, index: int, episode: PlayedEpisode, contexts: Contexts, runs: Runs
     ) -> None:
-        rival_log_probs_BL = None
-        if OPPONENT in runs.scores and self.settings.self_play == "learning":
-            # With the features that it drew with: to learn of the episode changes them.
-            rival_log_probs_BL = self.players.rival_log_probs(index, contexts)
         self.experience.learn(contexts, runs)
         player, rival = self.players.networks[0], self.players.networks[-1]
         self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
         self.players.crown(runs)
-        if rival_log_probs_BL is not None:
-            self.experience.remember(RIVAL, rival, contexts, runs, rival_log_probs_BL)
+        if OPPONENT in runs.scores and self.settings.self_play == "learning":
+            log_probs_BL = self.players.opponents[index].log_probs(contexts)
+            self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
 
     def _metric(self, info: dict[str, Any]) -> tuple[str, set[str]]:
@@ -344,6 +338,14 @@ class MaskingActorCritic(OffPolicyAlgorithm):
                 learn on, in contexts of another length.
         """
         return persistence.load_agent(cls, Path(path), env, token_features, **kwargs)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Refused: Stable-Baselines3's is a pickle."""
+        raise NotImplementedError("Replay is no pickle; save_state(folder) writes it.")
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Refused: to read Stable-Baselines3's pickle could run code."""
+        raise NotImplementedError("Pickles are not read; load_state(folder) reads replay.")
 
     def save_state(self, folder: str | Path) -> None:
         """Write everything that goes on: ``save`` plus replay, optimisers, generators, counters."""

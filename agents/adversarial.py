@@ -69,7 +69,8 @@ class AdversarialMasking:
         self.settings = settings or AdversarySettings()
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed: that seeds GPUs too, which are not forked here.
+            torch.default_generator.manual_seed(seed)
             self.module = ScoringModule(vocab_size, self.settings).to(device)
         self.losses = RunningLoss(self.settings.memory).to(device)
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)

@@ -49,8 +49,10 @@ class _Hypothesis:
     rate: np.ndarray
     """Rate of the noise variance's posterior, one a strength."""
 
-    def mean(self, strength: int) -> np.ndarray:
-        shrink = STRENGTHS[strength] / (1 + STRENGTHS[strength] * self.values)
+    def mean(self, weights_S: np.ndarray) -> np.ndarray:
+        """Expected weights of the components used, summed over strengths with these weights."""
+        strengths = STRENGTHS[:, None]
+        shrink = weights_S @ (strengths / (1 + strengths * self.values))
         return self.scale * (self.vectors @ (shrink * self.target))
 
 
@@ -112,8 +114,7 @@ class TokenValueCritic:
         hypotheses, weights_HS = self._solve()
         total = np.zeros(len(self.cross_P))
         for hypothesis, weights_S in zip(hypotheses, weights_HS, strict=True):
-            for strength in np.flatnonzero(weights_S > 1e-4):
-                total[hypothesis.used] += weights_S[strength] * hypothesis.mean(int(strength))
+            total[hypothesis.used] += hypothesis.mean(weights_S)
         return total[:-1]
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
@@ -123,11 +124,11 @@ class TokenValueCritic:
         number, strength = divmod(flat, len(STRENGTHS))
         hypothesis = hypotheses[number]
         variance = hypothesis.rate[strength] / rng.gamma(PRIOR_COUNT + self.rows / 2)
-        s = STRENGTHS[strength]
+        s, only = STRENGTHS[strength], np.eye(len(STRENGTHS))[strength]
         spread = np.sqrt(variance * s / (1 + s * hypothesis.values))
         noise = hypothesis.vectors @ (spread * rng.standard_normal(len(spread)))
         total = np.zeros(len(self.cross_P))
-        total[hypothesis.used] = hypothesis.mean(strength) + hypothesis.scale * noise
+        total[hypothesis.used] = hypothesis.mean(only) + hypothesis.scale * noise
         return total[:-1]
 
     def summary(self) -> dict[str, float]:

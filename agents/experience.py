@@ -103,7 +103,7 @@ class Experience:
         """How the next episode departs from the policy.
 
         With token values, a draw from their posterior: what the critic is sure of comes from the
-        policy, what it is unsure of from the draw, and the scores' spread is the same throughout.
+        policy, what it is unsure of from the draw, and the scores' spread stays about the same.
         """
         settings, features = self.settings, self.features
         if settings.exploration == "tokens":
@@ -117,7 +117,8 @@ class Experience:
         away = self.critic.sample(rng) - mean
         sure, unsure = features.spread(mean), features.spread(away)
         total = max(float(np.hypot(sure, unsure)), 1e-12)
-        # A trained policy's scores have a spread of 1 / entropy; here they get one of lean.
+        # A trained policy's scores have a spread of 1 / entropy, less what value_limit cuts off;
+        # uncut, they would get one of lean here.
         sharper = settings.lean * settings.entropy
         return Lean(away * settings.lean / total, sharper * sure / total)
 

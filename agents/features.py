@@ -83,7 +83,10 @@ class TokenFeatures:
     def _lay_out(self, components: int) -> None:
         """Reserve the basis: one matrix from the raw columns to all components."""
         widths = [g.stop - g.start for _, g in self.groups]
-        kept = [min(components, w) if self.whitened else w for w in widths]
+        kept = [
+            min(components, w) if self.whitened and name != "statistics" else w
+            for (name, _), w in zip(self.groups, widths, strict=True)
+        ]
         self.size = sum(kept)
         self.group_D = np.repeat(np.arange(len(kept)), kept)
         self.share_D = np.ones(self.size)
@@ -126,8 +129,11 @@ class TokenFeatures:
         for name, columns in self.groups:
             width = columns.stop - columns.start
             block = raw_TF[:, row : row + width] - mean_F[row : row + width]
-            whiten = _standardise if name == "statistics" else _principal
-            matrix, share = whiten(block, int((self.group_D == self.group_D[column]).sum()))
+            if name == "statistics":
+                matrix, share = _standardise(block)
+            else:
+                keep = int((self.group_D == self.group_D[column]).sum())
+                matrix, share = _principal(block, keep)
             matrix_FD[row : row + width, column : column + matrix.shape[1]] = matrix
             self.share_D[column : column + matrix.shape[1]] = share
             row, column = row + width, column + matrix.shape[1]
@@ -226,8 +232,8 @@ def _principal(centred_TF: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarra
     return vectors * scale, np.where(used, values / max(values[0], 1e-12), 0.0)
 
 
-def _standardise(centred_TF: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
+def _standardise(centred_TF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Diagonal matrix to unit variance; a constant column becomes zero."""
     spread = centred_TF.std(axis=0)
     used = spread > 1e-6
-    return np.diag(np.where(used, 1 / np.where(used, spread, 1.0), 0.0))[:, :keep], used * 1.0
+    return np.diag(np.where(used, 1 / np.where(used, spread, 1.0), 0.0)), used * 1.0

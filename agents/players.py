@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import budgeted
-from agents.contexts import Contexts
 from agents.episode import Runs
 from agents.experience import PLAYER, RIVAL
 from agents.features import TokenFeatures
 from agents.policy import MaskingNetwork, MaskingPolicy
-from agents.self_play import AGENT, OPPONENT, Opponent, lean_scores
+from agents.self_play import AGENT, OPPONENT, Opponent
 from agents.settings import AgentSettings
 
 
@@ -41,10 +38,11 @@ class Players:
         n_envs: int,
         device: torch.device,
     ) -> None:
-        self.features, self.settings = features, settings
+        self.settings = settings
         self.attached = False
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed: that seeds GPUs too, which are not forked here.
+            torch.default_generator.manual_seed(seed)
             policy = MaskingPolicy(
                 observation_space, action_space, features=features, settings=settings
             )
@@ -82,13 +80,6 @@ class Players:
                 )
             references[OPPONENT] = opponent
         self.attached = True
-
-    def rival_log_probs(self, index: int, contexts: Contexts) -> np.ndarray:
-        """Log-probability with which a learning opponent drew each token first, (B, L)."""
-        lean = self.opponents[index].lean
-        scores_BL = lean_scores(self.networks[RIVAL], self.features, contexts, lean)
-        maskable_BL = torch.as_tensor(contexts.maskable)
-        return budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
 
     def crown(self, runs: Runs) -> None:
         """Let a frozen opponent become the player that beat it."""

@@ -98,7 +98,6 @@ class MaskingPolicy(BasePolicy):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        lr_schedule: Any = None,
         *,
         features: TokenFeatures,
         settings: AgentSettings,
@@ -111,6 +110,17 @@ class MaskingPolicy(BasePolicy):
         )
         self.repeatable = settings.repeatable
         self.generator = np.random.default_rng(0)
+
+    def save(self, path: str) -> None:
+        """Refused: Stable-Baselines3's is a pickle."""
+        raise NotImplementedError("A policy is saved with its agent: agent.save(folder).")
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "auto") -> MaskingPolicy:
+        """Refused: to read Stable-Baselines3's pickle could run code."""
+        raise NotImplementedError(
+            "A policy is loaded with its agent: MaskingActorCritic.load(folder).policy."
+        )
 
     def seed(self, seed: int) -> None:
         """Restart the draws of ``predict``."""

@@ -16,14 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer
 
 from agents.contexts import Contexts
 from agents.features import occurrences
-
-PLAY_FIELDS = ("row", "player", "masks", "log_prob", "credit", "surprise", "repeats")
-TABLE_FIELDS = ("ids", "input_ids", "word_ids", "real", "maskable", "budget")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +42,12 @@ class ReplayBatch:
     credits: np.ndarray | None = None
 
 
-class MaskReplayBuffer(BaseBuffer):
+class MaskReplayBuffer:
     """A ring of plays over a table of contexts.
 
     Args:
-        buffer_size: masked tokens remembered; the oldest plays go first.
-        observation_space: the environment's.
-        action_space: ``MultiBinary(L)``.
+        capacity: masked tokens remembered; the oldest plays go first.
+        length: L, tokens of a padded context.
         contexts: different contexts remembered; with a context go all its plays.
         priority: sample tokens by softmax of surprise over the root of their repeats.
         normalise: give credits in units of their root mean square.
@@ -62,22 +56,19 @@ class MaskReplayBuffer(BaseBuffer):
 
     def __init__(
         self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        capacity: int,
+        length: int,
         *,
         contexts: int = 5_000,
         priority: bool = False,
         normalise: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(buffer_size, observation_space, action_space, device="cpu")
-        assert isinstance(action_space, spaces.MultiBinary)
-        self.length = int(np.prod(action_space.shape))
+        self.capacity, self.length = capacity, length
         self.table_size, self.priority, self.normalise = contexts, priority, normalise
         self.rng = np.random.default_rng([seed, 3])
         self._rows: dict[int, int] = {}
-        self._next_row = 0
+        self._next_row = self._next_play = 0
         self._table = self._empty_table(0)
         self._plays = self._empty_plays(0, 0)
 
@@ -86,7 +77,7 @@ class MaskReplayBuffer(BaseBuffer):
         return {
             "ids": np.full(size, -1, dtype=np.int64),
             "input_ids": np.zeros((size, self.length), dtype=np.int32),
-            "word_ids": np.full((size, self.length), -1, dtype=np.int16),
+            "word_ids": np.full((size, self.length), -1, dtype=np.int32),
             "real": np.zeros((size, packed), dtype=np.uint8),
             "maskable": np.zeros((size, packed), dtype=np.uint8),
             "budget": np.zeros(size, dtype=np.int32),
@@ -138,9 +129,8 @@ class MaskReplayBuffer(BaseBuffer):
         self._reserve(len(contexts), int(masks_BL.sum(axis=1).max(initial=0)))
         rows_B = self._remember(contexts)
         size, tokens = self._plays["credit"].shape
-        at_B = (self.pos + np.arange(len(contexts))) % size
-        self.full = self.full or self.pos + len(contexts) >= size
-        self.pos = int(self.pos + len(contexts)) % size
+        at_B = (self._next_play + np.arange(len(contexts))) % size
+        self._next_play = (self._next_play + len(contexts)) % size
         # Masked positions first, in their order: column k holds the k-th masked token.
         order_BK = np.argsort(~masks_BL, axis=1, kind="stable")[:, :tokens]
         chosen_BK = np.take_along_axis(masks_BL, order_BK, axis=1)
@@ -164,7 +154,7 @@ class MaskReplayBuffer(BaseBuffer):
         size, width = self._plays["row"].size, self._plays["credit"].shape[1]
         if size == 0:
             width = max(tokens, 1)
-            self._plays = self._empty_plays(max(self.buffer_size // width, plays), width)
+            self._plays = self._empty_plays(max(self.capacity // width, plays), width)
             self.table_size = max(self.table_size, 2 * plays)
             self._table = self._empty_table(self.table_size)
             return
@@ -264,40 +254,31 @@ class MaskReplayBuffer(BaseBuffer):
         return Contexts(
             table["input_ids"][rows],
             self._unpack(table["real"][rows]),
-            table["word_ids"][rows].astype(np.int32),
+            table["word_ids"][rows],
             self._unpack(table["maskable"][rows]),
             table["ids"][rows],
             table["budget"][rows].astype(np.int64),
         ).trimmed()
-
-    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
-        return self._contexts(self._plays["row"][batch_inds])
-
-    def reset(self) -> None:
-        """Forget everything but the generator."""
-        super().reset()
-        self._rows, self._next_row = {}, 0
-        self._table, self._plays = self._empty_table(0), self._empty_plays(0, 0)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The memory as arrays, and the rest as JSON values."""
         arrays = {f"table.{name}": array for name, array in self._table.items()}
         arrays |= {f"plays.{name}": array for name, array in self._plays.items()}
         return arrays, {
-            "pos": self.pos,
-            "full": self.full,
+            "pos": self._next_play,
             "next_row": self._next_row,
             "rng": self.rng.bit_generator.state,
         }
 
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any]) -> None:
         """Take back what ``state`` gave."""
-        self._table = {name: arrays[f"table.{name}"].copy() for name in TABLE_FIELDS}
-        self._plays = {name: arrays[f"plays.{name}"].copy() for name in PLAY_FIELDS}
+        # An older file may hold a field in another type; astype copies.
+        table, plays = self._empty_table(0), self._empty_plays(0, 0)
+        self._table = {n: arrays[f"table.{n}"].astype(a.dtype) for n, a in table.items()}
+        self._plays = {n: arrays[f"plays.{n}"].astype(a.dtype) for n, a in plays.items()}
         if len(self._table["ids"]):
             self.table_size = len(self._table["ids"])
         pairs = enumerate(self._table["ids"].tolist())
         self._rows = {key: row for row, key in pairs if key != -1}
-        self.pos, self.full = int(rest["pos"]), bool(rest["full"])
-        self._next_row = int(rest["next_row"])
+        self._next_play, self._next_row = int(rest["pos"]), int(rest["next_row"])
         self.rng.bit_generator.state = dict(rest["rng"])

@@ -35,7 +35,7 @@ class Rollouts:
         lean = self.experience.draw_lean(rng)
         episode = PlayedEpisode(self.players.networks[PLAYER], lean, rng)
         self._playing[index] = episode
-        self.players.opponents[index].lean = self.experience.opponent_lean(lean)
+        self.players.opponents[index].begin(self.experience.opponent_lean(lean))
         if env.has_attr("observe_episode"):
             seen = env.env_method("observe_episode", indices=index)[0]
             episode.plan(Contexts.of(seen), self.experience.features)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.budgeted import token_log_probs
 from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.policy import MaskingNetwork, draw, score
@@ -66,8 +67,13 @@ class Opponent:
 
     def __init__(self, network: MaskingNetwork, features: TokenFeatures, seed: int) -> None:
         self.network, self.features = network, features
-        self.lean = UNIFORM
+        self.begin(UNIFORM)
         self.seed(seed)
+
+    def begin(self, lean: Lean) -> None:
+        """Play an episode that leans so."""
+        self.lean = lean
+        self._log_probs: dict[int, np.ndarray] = {}
 
     def seed(self, seed: int) -> None:
         """Restart the draws."""
@@ -87,7 +93,18 @@ class Opponent:
         fixed = deterministic and not self.lean.uniform
         noise_BL = None if fixed else self.generator.gumbel(size=contexts.input_ids.shape)
         masks_BL = draw(scores_BL, contexts, noise_BL)
+        # Noted now: before the episode ends, another one may change features and network.
+        log_probs_BL = token_log_probs(scores_BL, torch.as_tensor(contexts.maskable)).numpy()
+        self._log_probs |= zip(contexts.context_ids.tolist(), log_probs_BL, strict=True)
         return masks_BL.astype(np.int8).reshape(np.shape(observation["input_ids"])), state
+
+    def log_probs(self, contexts: Contexts) -> np.ndarray:
+        """Log-probability with which it drew each token of the episode first, (B, L).
+
+        Raises:
+            KeyError: if it was not asked for the mask of one of these contexts.
+        """
+        return np.stack([self._log_probs[number] for number in contexts.context_ids.tolist()])
 
 
 def compare(mine: float, other: float, kind: str) -> float:

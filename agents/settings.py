@@ -25,7 +25,8 @@ class AgentSettings:
     """What a token is described by: ``embeddings`` (static), ``states`` (last layer),
     ``statistics`` (frequency, position, word length)."""
     components: int = 64
-    """Whitened principal components kept of each kind of input; 0 feeds the raw states."""
+    """Whitened principal components kept of each kind of input, but all of the statistics; 0 feeds
+    the raw states."""
     width: int = 32
     """Width of the policy's Transformer block; 0 takes the width of its input."""
     heads: int = 4
@@ -86,7 +87,7 @@ class AgentSettings:
     updates: int = 10
     """Updates after each episode."""
     replay_capacity: int = 50_000
-    """Masked tokens remembered."""
+    """Masked tokens remembered of each learner (the agent, and an opponent that learns)."""
     replay_contexts: int = 5_000
     """Different contexts remembered."""
     replay_start: int = 1
@@ -137,6 +138,17 @@ class AgentSettings:
                     raise ValueError(
                         f"{name} is {getattr(self, name)}; it must be at least {least}."
                     )
+        if self.replay_capacity < self.replay_start:
+            raise ValueError(
+                f"replay_capacity is {self.replay_capacity} and replay_start {self.replay_start}; "
+                "so many tokens are never remembered and nothing is learned: raise the first or "
+                "lower the second."
+            )
+        if self.importance == "clipped" and not self.importance_limit > 1:
+            raise ValueError(
+                f"importance_limit is {self.importance_limit}; with importance='clipped' it is one "
+                "plus the width of the trust region and must be above 1."
+            )
         for name in ("max_grad_norm", "importance_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")

@@ -91,7 +91,9 @@ def reference_masks(policy: Policy, observations: dict[str, np.ndarray], seed: i
     reseed = getattr(policy, "seed", None)
     if callable(reseed):
         reseed(seed)
-    with torch.random.fork_rng(devices=[]):
+    # Seeds GPUs too; what is not in use yet has no state to put back.
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=used):
         torch.manual_seed(seed)
         masks, _ = policy.predict(observations, deterministic=False)
     return np.asarray(masks)

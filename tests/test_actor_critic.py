@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.actor_critic import MaskingActorCritic
 from agents.contexts import Contexts
-from agents.critic import TokenValueCritic
+from agents.critic import STRENGTHS, TokenValueCritic
+from agents.self_play import lean_scores
 from agents.settings import AgentSettings
 
 BEST = 0.9
@@ -121,6 +122,23 @@ def test_critic_recovers_token_values_and_knows_their_uncertainty():
     assert abs(critic.summary()["noise"] - 0.3) < 0.05
 
 
+def test_critic_s_mean_is_over_all_hypotheses():
+    rng = np.random.default_rng(2)
+    critic = TokenValueCritic(np.array([1.0, 0.5, 0.1]), np.array([0, 0, 1]), np.eye(3))
+    for _ in range(4):
+        critic.observe(rng.standard_normal((3, 3)), np.full(3, 1), rng.standard_normal(3))
+    hypotheses, weights_HS = critic._solve()
+    total = np.zeros(4)
+    for hypothesis, weights_S in zip(hypotheses, weights_HS, strict=True):
+        used, scale = hypothesis.used, hypothesis.scale
+        gram = scale[:, None] * critic.gram_PP[np.ix_(used, used)] * scale
+        for weight, strength in zip(weights_S, STRENGTHS, strict=True):
+            precision = gram + np.eye(len(used)) / strength
+            total[used] += weight * scale * np.linalg.solve(precision, scale * critic.cross_P[used])
+    assert (weights_HS < 1e-4).any()
+    assert np.allclose(critic.mean(), total[:-1], rtol=1e-9, atol=1e-12)
+
+
 def test_critic_of_single_runs_is_the_regression_with_one_intercept():
     rng = np.random.default_rng(1)
     critic = TokenValueCritic(np.ones(3), np.zeros(3, dtype=int), np.eye(3))
@@ -146,6 +164,7 @@ ABLATIONS = {
     "no opponent": {"self_play": "none"},
     "frozen": {"self_play": "frozen"},
     "learning": {"self_play": "learning"},
+    "few components": {"components": 2},
 }
 
 
@@ -167,6 +186,8 @@ def test_every_ablation_runs(change):
         ({"batch": 0}, "batch"),
         ({"self_play": "frozn"}, "self_play is 'frozn'; it must be one of .*frozen"),
         ({"components": 0}, "components"),
+        ({"replay_capacity": 60, "replay_start": 2000}, "60 and replay_start 2000.*never"),
+        ({"importance": "clipped", "importance_limit": 0.5}, "0.5; .* must be above 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(change, said):
@@ -197,11 +218,21 @@ def test_masking_in_one_batch_and_step_by_step_is_the_same():
     )
 
 
-def test_perturbation_is_shared_by_the_masks_of_an_episode():
-    agent = play(make(QUICK), 5)
-    lean = agent.experience.draw_lean(np.random.default_rng(0))
-    spread = agent.features.spread(lean.direction)
-    assert np.isclose(np.hypot(spread, lean.certainty / DEFAULT.entropy), DEFAULT.lean)
+def test_perturbation_is_shared_by_the_masks_of_an_episode(monkeypatch):
+    used = []
+
+    def recording(network, features, contexts, lean):
+        used.append((lean, len(contexts)))
+        return lean_scores(network, features, contexts, lean)
+
+    monkeypatch.setattr("agents.episode.lean_scores", recording)
+    play(make(QUICK, batched=False), 4)
+    assert [number for _, number in used] == [1] * (4 * CONTEXTS)
+    leans = [lean for lean, _ in used]
+    episodes = [leans[i : i + CONTEXTS] for i in range(0, len(leans), CONTEXTS)]
+    assert all(lean is episode[0] for episode in episodes for lean in episode)
+    directions = [tuple(episode[0].direction) for episode in episodes[1:]]
+    assert len(set(directions)) == 3
 
 
 class StopAt(BaseCallback):
@@ -350,8 +381,18 @@ def test_loading_never_unpickles(tmp_path, monkeypatch):
 
     for target in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
         monkeypatch.setattr(target, forbidden)
-    MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    agent = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
     make(QUICK).load_state(tmp_path)
+    pickles = tmp_path / "inherited"
+    for action, instead in (
+        (agent.save_replay_buffer, "save_state"),
+        (agent.load_replay_buffer, "load_state"),
+        (agent.policy.save, "agent.save"),
+        (agent.policy.load, "MaskingActorCritic.load"),
+    ):
+        with pytest.raises(NotImplementedError, match=instead):
+            action(pickles)
+    assert not pickles.exists()
 
 
 def test_bad_folders_are_refused_in_one_sentence(tmp_path):

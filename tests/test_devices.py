@@ -9,14 +9,37 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from masking_toy import ToyMasking, TypeStates
 
+from agents.actor_critic import MaskingActorCritic
+from agents.adversarial import AdversarialMasking
 from envs.adaptation.jobs import Feature
 from envs.models.language_model import LanguageModel
+from envs.references import UniformRandom, reference_masks
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import TextExample
 
 LENGTHS = (9, 17, 4)
+
+
+def test_networks_are_seeded_without_the_generators_of_gpus(monkeypatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+    AdversarialMasking(20)
+    MaskingActorCritic(ToyMasking(), token_features=TypeStates(), device="cpu")
+    assert not seeded
+
+
+def test_a_reference_s_draws_leave_the_generators_of_gpus_as_they_were(monkeypatch) -> None:
+    back = []
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: f"of {device}")
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda *given: back.append(given))
+    ones = np.ones((1, 3), np.int8)
+    reference_masks(UniformRandom(), {"maskable": ones, "budget": ones[:, :1]}, seed=1)
+    assert back == [("of 0", 0), ("of 1", 1)]
 
 
 @pytest.fixture

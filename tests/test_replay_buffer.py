@@ -1,8 +1,9 @@
 """Replay: what goes in comes out, weighted as promised, in little memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from gymnasium import spaces
 
 from agents.contexts import Contexts
 from agents.features import occurrences
@@ -19,8 +20,7 @@ def some_contexts(number, length, first_id=0, seed=0):
 
 
 def buffer_of(length, capacity=600, **options):
-    space = spaces.Dict({"input_ids": spaces.Box(0, 29, (length,), np.int32)})
-    return MaskReplayBuffer(capacity, space, spaces.MultiBinary(length), **options)
+    return MaskReplayBuffer(capacity, length, **options)
 
 
 def play(buffer, contexts, seed=0, player=0):
@@ -70,6 +70,16 @@ def test_priority_is_softmax_of_surprise_over_root_of_repeats():
     assert (batch.contexts.context_ids == 1).all()
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_credits_are_in_units_of_their_root_mean_square_where_wanted(normalise):
+    buffer = buffer_of(13, normalise=normalise)
+    masks, _, credits = play(buffer, some_contexts(20, 13))
+    scale = np.sqrt(np.nanmean(credits[masks] ** 2)) if normalise else 1.0
+    batch = buffer.sample_tokens(100)
+    assert np.isclose(buffer.credit_scale(), scale)
+    assert np.allclose(batch.credits * scale, batch.contexts.context_ids * 100 + batch.positions)
+
+
 def test_memory_of_a_play_is_small_and_contexts_are_stored_once():
     length, tokens = 512, 25
     buffer = buffer_of(length, 50_000, contexts=50)
@@ -114,6 +124,25 @@ def test_restored_buffer_continues_with_the_same_samples():
         mine, theirs = buffer.sample_tokens(20), other.sample_tokens(20)
         assert (mine.entries == theirs.entries).all()
         assert (mine.contexts.input_ids == theirs.contexts.input_ids).all()
+
+
+def test_word_ids_count_through_a_whole_document():
+    contexts = some_contexts(5, 9)
+    far = np.where(contexts.attention_mask, contexts.word_ids + 40_000, -1).astype(np.int32)
+    buffer = buffer_of(9)
+    play(buffer, replace(contexts, word_ids=far))
+    batch = buffer.sample_contexts(50).contexts
+    assert batch.word_ids.dtype == np.int32
+    assert (batch.word_ids == far[batch.context_ids, : batch.word_ids.shape[1]]).all()
+
+
+def test_a_state_with_narrower_word_ids_is_read():
+    buffer, other = buffer_of(9), buffer_of(9)
+    play(buffer, some_contexts(5, 9))
+    arrays, rest = buffer.state()
+    other.load_state(arrays | {"table.word_ids": arrays["table.word_ids"].astype(np.int16)}, rest)
+    play(other, some_contexts(5, 9, first_id=5), seed=1)
+    assert other.sample_contexts(50).contexts.word_ids.dtype == np.int32
 
 
 def test_occurrences_counts_within_the_row():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from masking_toy import CONTEXTS, ToyMasking, TypeStates
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import self_play
 from agents.actor_critic import MaskingActorCritic
@@ -96,7 +97,8 @@ def test_antithetic_opponent_leans_the_other_way():
 def test_opponent_is_random_before_replay_starts():
     agent, _ = trained(replace(SMALL, replay_start=10_000), 2)
     assert agent.opponent.lean.uniform
-    assert not agent.experience.opponent_lean(Lean()).direction
+    assert agent.experience.opponent_lean(Lean()).uniform
+    assert not trained(SMALL, 2)[0].opponent.lean.uniform
 
 
 def test_frozen_opponent_becomes_the_player_only_when_beaten():
@@ -104,9 +106,11 @@ def test_frozen_opponent_becomes_the_player_only_when_beaten():
     player, rival = agent.players.networks
     rival.load_state_dict(replace_first(rival.state_dict()))
     before = weights(rival)
-    runs = type("Runs", (), {"scores": {"agent": 1.0, "opponent": 2.0}})
-    agent.players.crown(runs)
-    assert np.array_equal(weights(rival), before)
+    runs = type("Runs", (), {})
+    for mine in (1.0, 2.0):  # a tie is no victory
+        runs.scores = {"agent": mine, "opponent": 2.0}
+        agent.players.crown(runs)
+        assert np.array_equal(weights(rival), before)
     runs.scores = {"agent": 3.0, "opponent": 2.0}
     agent.players.crown(runs)
     assert np.array_equal(weights(rival), weights(player))
@@ -121,6 +125,7 @@ def test_learning_opponent_learns_a_policy_of_its_own():
     agent, _ = trained(settings, 4)
     player, rival = agent.players.networks
     assert agent.memory.tokens(player=1) > 0
+    assert agent.memory.capacity == 2 * settings.replay_capacity  # so much for each
     fresh = MaskingActorCritic(
         ToyMasking(), settings, token_features=TypeStates(), seed=1, device="cpu"
     )
@@ -128,7 +133,8 @@ def test_learning_opponent_learns_a_policy_of_its_own():
     assert not np.array_equal(weights(rival), weights(player))
 
 
-def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeypatch):
+@pytest.mark.parametrize("envs", [1, 2])
+def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeypatch, envs):
     drawn, stored = [], []
     draw, remember = self_play.draw, Experience.remember
 
@@ -143,7 +149,11 @@ def test_replay_has_the_probabilities_that_a_learning_opponent_drew_with(monkeyp
 
     monkeypatch.setattr(self_play, "draw", drawing)
     monkeypatch.setattr(Experience, "remember", remembering)
-    trained(replace(SMALL, self_play="learning", gradient="sampled"), 4)
+    settings = replace(SMALL, self_play="learning", gradient="sampled")
+    env = DummyVecEnv([ToyMasking] * envs)  # their episodes end together
+    agent = MaskingActorCritic(env, settings, token_features=TypeStates(), seed=1, device="cpu")
+    agent.attach_opponent()
+    agent.learn(4 * CONTEXTS)
     assert len(drawn) == len(stored) == 4
     assert all(np.array_equal(a, b) for a, b in zip(drawn, stored, strict=True))
 
