@@ -129,7 +129,7 @@ class TextWorld:
         self.documents = own if documents is None else without_overlap(documents, held_texts)
         self.corpus = build_corpus(self.documents, tokenizer, window)
         self.contexts_per_episode = min(contexts_per_episode, len(self.corpus))
-        self._features: dict[int, list[Feature]] = {}
+        self._training_features = TrainingFeatures(task, self.examples)
 
     def deal(self, seed: np.random.SeedSequence) -> Deal:
         """Sample contexts, then fine-tuning examples; the score set is always the same."""
@@ -154,16 +154,29 @@ class TextWorld:
     def _score_features(self) -> list[Feature]:
         return self.task.features(self.score_examples, training=False)
 
-    def _training_features(self, numbers: Sequence[int]) -> list[Feature]:
-        """Features of some examples; each example is tokenized once, when first dealt."""
-        missing = [number for number in numbers if number not in self._features]
+
+class TrainingFeatures:
+    """Features of examples, each tokenized once, when first dealt.
+
+    Args:
+        task: makes them.
+        examples: all that can be dealt.
+    """
+
+    def __init__(self, task: Task, examples: Sequence[Any]) -> None:
+        self._task, self._examples = task, examples
+        self._known: dict[int, list[Feature]] = {}
+
+    def __call__(self, numbers: Sequence[int]) -> list[Feature]:
+        """Of the examples of these numbers, in this order."""
+        missing = [number for number in numbers if number not in self._known]
         if missing:
-            place = {id(self.examples[number]): number for number in missing}
-            self._features.update((number, []) for number in missing)
-            examples = [self.examples[number] for number in missing]
-            for feature in self.task.features(examples, training=True):
-                self._features[place[id(feature.example)]].append(feature)
-        return [feature for number in numbers for feature in self._features[number]]
+            place = {id(self._examples[number]): number for number in missing}
+            self._known.update((number, []) for number in missing)
+            examples = [self._examples[number] for number in missing]
+            for feature in self._task.features(examples, training=True):
+                self._known[place[id(feature.example)]].append(feature)
+        return [feature for number in numbers for feature in self._known[number]]
 
 
 def held_out_groups(

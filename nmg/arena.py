@@ -13,7 +13,7 @@ from envs.adaptation.jobs import Feature, Task
 from envs.adaptation.scorer import Scorer
 from envs.models.states import TokenStates
 from envs.text.corpus import Context, Corpus, build_corpus
-from envs.text_world import example_stratum, stratified_sample
+from envs.text_world import TrainingFeatures, example_stratum, stratified_sample
 from envs.world import Deal
 from nmg.assembly import Stage, generated_stage, text_model
 from nmg.config import TestingConfig
@@ -52,9 +52,11 @@ class TestWorld:
         self.tokenizer = corpus.tokenizer
         self.vocab_size = len(corpus.tokenizer)
         self.max_length = max(map(len, corpus))
-        self.corpus, self._task, self._train = corpus, task, train
+        self.corpus, self._task = corpus, task
         self.contexts = min(contexts or len(corpus), len(corpus))
         self.examples = min(examples or len(train), len(train))
+        self._pool = len(train)
+        self._training_features = TrainingFeatures(task, train)
         self._test = test
 
     @cached_property
@@ -65,11 +67,11 @@ class TestWorld:
         """Without a limit every deal is the same; with one, it is a sample of its own."""
         rng = np.random.default_rng(seed)
         ids = np.sort(rng.choice(len(self.corpus), self.contexts, replace=False))
-        rows = np.sort(rng.choice(len(self._train), self.examples, replace=False))
+        rows = np.sort(rng.choice(self._pool, self.examples, replace=False))
         return Deal(
             contexts=[self.corpus[int(i)] for i in ids],
             context_ids=ids.astype(np.int32),
-            train=self._task.features([self._train[int(i)] for i in rows], training=True),
+            train=self._training_features(rows.tolist()),
             score=self._test_features,
         )
 
