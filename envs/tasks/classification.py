@@ -36,7 +36,7 @@ class Classification:
         tokenizer: a fast tokenizer of any family.
         labels: every label there is; the order gives their numbers.
         max_length: longer texts are cut to this many tokens, special tokens included. A warning
-            counts them; see `count_truncated`.
+            counts them.
         pooling: what of the states the head sees: the ``first`` token's ([CLS] in BERT's family, as
             in the paper) or the ``mean`` over all tokens (how minilm was trained).
 
@@ -112,10 +112,6 @@ class Classification:
                 self.max_length,
             )
         return result
-
-    def count_truncated(self, examples: Sequence[TextExample]) -> int:
-        """How many of the texts are longer than ``max_length`` tokens."""
-        return _count_cut(self._encode(examples)) if examples else 0
 
     def _encode(self, examples: Sequence[TextExample]) -> BatchEncoding:
         return self.tokenizer(
