@@ -31,7 +31,8 @@ class Calibration:
 
     def __str__(self) -> str:
         lines = [
-            f"random against random, {self.comparisons} comparisons of {self.pairs} domains each, "
+            f"random against random, {self.comparisons} "
+            f"comparison{'s' * (self.comparisons != 1)} of {self.pairs} domains each, "
             "no domain used twice: called different"
         ]
         for metric, count in self.alarms.items():
