@@ -226,7 +226,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self.players.crown(runs)
         if OPPONENT in runs.scores and self.settings.self_play == "learning":
             log_probs_BL = self.players.opponents[index].log_probs(contexts)
-            self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
+            if log_probs_BL is not None:
+                self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
 
     def _metric(self, info: dict[str, Any]) -> tuple[str, set[str]]:

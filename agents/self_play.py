@@ -98,13 +98,13 @@ class Opponent:
         self._log_probs |= zip(contexts.context_ids.tolist(), log_probs_BL, strict=True)
         return masks_BL.astype(np.int8).reshape(np.shape(observation["input_ids"])), state
 
-    def log_probs(self, contexts: Contexts) -> np.ndarray:
-        """Log-probability with which it drew each token of the episode first, (B, L).
-
-        Raises:
-            KeyError: if it was not asked for the mask of one of these contexts.
-        """
-        return np.stack([self._log_probs[number] for number in contexts.context_ids.tolist()])
+    def log_probs(self, contexts: Contexts) -> np.ndarray | None:
+        """Log-probability with which it drew each token of the episode first, (B, L); ``None`` if
+        another than it masked one of these contexts."""
+        numbers = contexts.context_ids.tolist()
+        if not self._log_probs.keys() >= set(numbers):
+            return None
+        return np.stack([self._log_probs[number] for number in numbers])
 
 
 def compare(mine: float, other: float, kind: str) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import TimeLimit
-from masking_toy import CONTEXTS, TYPES, ToyMasking, TypeStates, learned_share
+from masking_toy import CONTEXTS, TYPES, RandomMasks, ToyMasking, TypeStates, learned_share
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -345,6 +345,15 @@ def test_an_episode_that_was_cut_short_teaches_nothing():
         agent.learn(2 * CONTEXTS)
     assert agent.experience.critic is None
     assert not agent.memory.tokens()
+
+
+def test_an_opponent_of_somebody_else_is_nothing_to_learn_a_second_policy_from():
+    env = ToyMasking(references={"random": RandomMasks(), "opponent": RandomMasks(1)})
+    agent = MaskingActorCritic(env, PAPER, token_features=TypeStates(), seed=0, device="cpu")
+    with pytest.warns(UserWarning, match="attach_opponent"):
+        agent.learn(2 * CONTEXTS)
+    assert agent.memory.tokens(0)
+    assert not agent.memory.tokens(1)
 
 
 def test_self_play_without_an_opponent_is_said():
