@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmg.config_files import comparison_file
-from nmg.generation_config import NONE, GenerationConfig
+from nmg.generation_config import NONE, GenerationComparison, GenerationConfig
 from nmg.options import add_flags, build, given_flags
-from nmg.run_folders import check_same, run_folder, stoppable, write_settings
+from nmg.run_folders import check_same, keep_results, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,6 +104,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         prefix=data.prefix,
     )
     material, rows = gather(config, model, task), arms(comparison)
+    check_tables(folder, comparison, rows)
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
     arms_text = "1 arm" if len(rows) == 1 else f"{len(rows)} arms"
@@ -150,7 +151,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         )
         for count in comparison.pairs
     }
-    texts = [f"{_pairs(count)}\n\n{as_text(table)}\n" for count, table in tables.items()]
+    texts = [f"{_pairs(count)}:\n\n{as_text(table)}\n" for count, table in tables.items()]
     results = {str(count): as_json(table) for count, table in tables.items()}
     write_text(
         folder / "results.json",
@@ -164,6 +165,25 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     took = predicted and predicted.against(time.perf_counter() - started)
     print(f"{took or 'All scores were there.'} Results: {folder}")
     return tables
+
+
+def check_tables(folder: Path, comparison: GenerationComparison, rows: Sequence[Arm]) -> None:
+    """See to it that no table, row or seed goes from the results that a folder holds.
+
+    Raises:
+        ValueError: if one would.
+    """
+    names = [arm.name for arm in rows]
+    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+
+    def lost(before: dict[str, Any]) -> list[str]:
+        counts = {int(count): table["rows"] for count, table in before["pairs"].items()}
+        gone = [_pairs(count) for count in counts if count not in comparison.pairs]
+        before_names = dict.fromkeys(row["masking"] for table in counts.values() for row in table)
+        gone += [name for name in before_names if name not in names]
+        return gone + [f"seed {seed}" for seed in before["seeds"] if seed not in seeds]
+
+    keep_results(folder, lost)
 
 
 def forecast_arms(
@@ -202,4 +222,4 @@ def forecast_arms(
 
 
 def _pairs(count: int) -> str:
-    return f"fine-tuned on {count:,} pairs:" if count else "fine-tuned on all pairs:"
+    return f"fine-tuned on {count:,} pairs" if count else "fine-tuned on all pairs"

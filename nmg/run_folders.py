@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +69,33 @@ def check_same(folder: Path, config: Any, free: Collection[str]) -> None:
         raise ValueError(
             f"{folder} already holds another run, with another {listed(names)}; give another "
             "--name or --output."
+        )
+
+
+def keep_results(folder: Path, lost: Callable[[dict[str, Any]], list[str]]) -> None:
+    """See to it that nothing goes from the results of a folder: they are written anew.
+
+    Args:
+        folder: where ``results.json`` is, or is not yet.
+        lost: names what the results to come would not hold, given those that are there.
+
+    Raises:
+        ValueError: if something would go, or the results are damaged.
+    """
+    from nmg.checkpoint import read_object
+
+    path = folder / "results.json"
+    if not path.is_file():
+        return
+    before = read_object(path)
+    try:
+        gone = lost(before)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged; delete it, and it is written anew.") from error
+    if gone:
+        raise ValueError(
+            f"{folder} holds results that this command would remove: {', '.join(gone)}; ask for "
+            "them, too, or give another --name or --output."
         )
 
 

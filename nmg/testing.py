@@ -15,7 +15,7 @@ from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle
 from nmg.options import add_flags, given_flags, read_settings
-from nmg.run_folders import check_same, run_folder, stoppable, write_settings
+from nmg.run_folders import check_same, keep_results, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
     from nmg.arena import Arena
@@ -206,28 +206,17 @@ def check_rows(
     Raises:
         ValueError: if a row would go, or be another policy's, or a seed would go.
     """
-    from nmg.checkpoint import read_object
 
-    if not (folder / "results.json").is_file():
-        return
-    before = read_object(folder / "results.json")
-    try:
-        lost = [row["masking"] for row in before["rows"] if row["masking"] not in maskings]
-        lost += [
+    def lost(before: dict[str, Any]) -> list[str]:
+        gone = [row["masking"] for row in before["rows"] if row["masking"] not in maskings]
+        gone += [
             f"{name} ({path})"
             for name, path in before["policies"].items()
             if name in used and Path(path).resolve() != Path(used[name]).resolve()
         ]
-        lost += [f"seed {seed}" for seed in before["seeds"] if seed not in seeds]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / 'results.json'} is damaged; delete it, and it is written anew."
-        ) from error
-    if lost:
-        raise ValueError(
-            f"{folder} holds results that this command would remove: {', '.join(lost)}; ask for "
-            "them, too, or give another --name or --output."
-        )
+        return gone + [f"seed {seed}" for seed in before["seeds"] if seed not in seeds]
+
+    keep_results(folder, lost)
 
 
 def gather_maskings(

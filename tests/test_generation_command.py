@@ -137,6 +137,15 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert [path.stat().st_mtime_ns for path in scores] == stamps
     assert command(place, out, *arguments, "--beams", "2") == 2
     assert "already holds another run, with another beams" in capsys.readouterr().err
+    written = (out / "results.json").read_bytes()
+    for fewer, lost in (
+        (["--objective", "none", "--pairs", "2", "4"], "mass k=0.5, mass k=all"),
+        ([*arguments[:4], "1", "--pairs", "2"], "fine-tuned on 4 pairs"),
+        ([*arguments, "--k", "0.5", "1", "--seeds", "1"], "seed 1"),
+    ):
+        assert command(place, out, *fewer) == 2
+        assert f"would remove: {lost}; ask" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == written
 
 
 def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path, capsys):
