@@ -26,7 +26,6 @@ from envs.world import World
 from nmg.checkpoint import FolderWeights
 from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, setting_name
 from nmg.domain_corpus import corpus_documents, corpus_line
-from nmg.evaluation import Masking
 from nmg.executors import ProcessExecutor
 from nmg.limits import two_columns
 from nmg.options import ConfigError
@@ -62,7 +61,7 @@ class Stage:
         """Random masking, as the environment's own reference."""
         return RandomFragment() if self.fragments else UniformRandom()
 
-    def played(self, masking: Masking) -> Masking:
+    def played(self, masking: Policy | None) -> Policy | None:
         """A masking as the environment plays it."""
         return FragmentOf(masking) if self.fragments and masking is not None else masking
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import AdaptationSettings, Executor, Score, ScoreJob
+from envs.references import Policy
+from envs.text.corpus import Context
 from envs.world import Deal, World
 
 INFORMATIVE = "informative"
@@ -21,10 +23,10 @@ class Greedy:
     """A learned policy asked for its most probable masks.
 
     Args:
-        policy: anything with ``predict``.
+        policy: asked.
     """
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     def predict(
@@ -37,8 +39,22 @@ class Greedy:
         return self.policy.predict(observation, state, episode_start, deterministic=True)
 
 
-Masking = Any
-"""A policy (``predict``), or ``None`` for no further pre-training."""
+@runtime_checkable
+class Rehearsed(Protocol):
+    """A masking that learns from the model's losses on the way (nmg/online.py)."""
+
+    def rehearse(
+        self,
+        contexts: Sequence[Context],
+        settings: AdaptationSettings,
+        *,
+        budget: float,
+        seed: int,
+    ) -> list[np.ndarray]: ...
+
+
+Masking = Policy | Rehearsed | None
+"""How contexts are masked; ``None``: not at all, there is no further pre-training."""
 
 
 def seed_of(run: int, role: str, number: int) -> np.random.SeedSequence:
@@ -62,7 +78,7 @@ def masking_job(
     Args:
         world: the deal's.
         deal: what to mask, train and score on.
-        masking: how to mask; one that learns on the way (nmg/online.py) is rehearsed.
+        masking: how to mask.
         name: of the masking; its draws are seeded by it.
         budget: share of the tokens of a context that may be masked.
         settings: how masks become a score.
@@ -71,7 +87,7 @@ def masking_job(
     """
     masks = None
     seed = seed_of(run, f"mask/{name}", number)
-    if hasattr(masking, "rehearse"):
+    if isinstance(masking, Rehearsed):
         masks = masking.rehearse(
             deal.contexts, settings, budget=budget, seed=int(seed.generate_state(1)[0])
         )
@@ -99,7 +115,7 @@ def observe(world: World, deal: Deal, budget: float) -> dict[str, np.ndarray]:
 
 
 def _policy_masks(
-    world: World, deal: Deal, policy: Any, budget: float, seed: np.random.SeedSequence
+    world: World, deal: Deal, policy: Policy, budget: float, seed: np.random.SeedSequence
 ) -> list[np.ndarray]:
     observation = observe(world, deal, budget)
     reseed = getattr(policy, "seed", None)
@@ -141,7 +157,7 @@ def evaluate(
     """
     running: dict[str, list[tuple[ScoreJob, Future[Score]]]] = {}
     # A rehearsal trains a model here: the workers have something to do meanwhile.
-    for name in sorted(maskings, key=lambda name: hasattr(maskings[name], "rehearse")):
+    for name in sorted(maskings, key=lambda name: isinstance(maskings[name], Rehearsed)):
         running[name] = []
         for number, deal in enumerate(deals):
             job = masking_job(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.adaptation.jobs import AdaptationSettings, Progress, ScoreJob
-from nmg.evaluation import masking_job
+from nmg.evaluation import Masking, Rehearsed, masking_job
 
 if TYPE_CHECKING:
     from envs.adaptation.scorer import Scorer
@@ -147,7 +147,7 @@ def forecast_maskings(
 def jobs_left(
     world: World,
     deals: Mapping[tuple[int, int], Deal],
-    maskings: Mapping[str, Any],
+    maskings: Mapping[str, Masking],
     executor: CachedExecutor,
     *,
     budget: float,
@@ -166,7 +166,7 @@ def jobs_left(
     if not executor.holds_scores:
         return len(maskings) * len(deals)
     return sum(
-        hasattr(masking, "rehearse")
+        isinstance(masking, Rehearsed)
         or not executor.remembers(
             masking_job(
                 world,

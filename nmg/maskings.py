@@ -11,10 +11,11 @@ import numpy as np
 from agents.strategies import make_strategy
 from agents.strategies.shuffled import ShuffledPolicy
 from envs.models.states import TokenStates
+from envs.references import Policy
 from envs.text.corpus import Context
 from envs.world import World
 from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint, read_object
-from nmg.evaluation import Greedy, Masking
+from nmg.evaluation import Greedy
 
 MEASURED = 2_000
 """Contexts on which the mask rates of a policy are measured for the shuffled control."""
@@ -24,7 +25,7 @@ class VocabularyError(ValueError):
     """A policy was made for another vocabulary than the language model's."""
 
 
-def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
+def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Policy:
     """The policy in a checkpoint folder.
 
     Raises:
@@ -51,7 +52,7 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Any:
     return MaskingActorCritic.load(checkpoint, token_features=states, device="cpu").policy
 
 
-def untrained_policy(run: Path, states: TokenStates, vocab_size: int) -> Any:
+def untrained_policy(run: Path, states: TokenStates, vocab_size: int) -> Policy:
     """The policy as it was before training: checkpoint 0 of its run.
 
     It masks by drawing: its scores are all alike, so its "best" tokens would be the leftmost.
@@ -70,8 +71,8 @@ def untrained_policy(run: Path, states: TokenStates, vocab_size: int) -> Any:
 
 
 def controls(
-    name: str, run: Path, policy: Any, states: TokenStates, vocab_size: int, observation: Any
-) -> dict[str, Masking]:
+    name: str, run: Path, policy: Policy, states: TokenStates, vocab_size: int, observation: Any
+) -> dict[str, Policy]:
     """The null controls of a learned policy.
 
     Args:
@@ -94,7 +95,7 @@ def strategy(
     contexts: Sequence[Context],
     texts: Sequence[str] = (),
     embeddings: np.ndarray | None = None,
-) -> Masking:
+) -> Policy | None:
     """A fixed strategy by name; ``None`` for the strategy ``none``.
 
     Raises:

@@ -20,6 +20,7 @@ from nmg.run_folders import check_same, keep_results, run_folder, stoppable, wri
 if TYPE_CHECKING:
     from nmg.arena import Arena
     from nmg.comparison import ComparisonTable
+    from nmg.evaluation import Masking
 
 EXAMPLES = """examples:
   nmg test --policy output/testbed/tiny/mine_neural --strategy idf --seeds 10
@@ -225,7 +226,7 @@ def gather_maskings(
     policies: Sequence[Path],
     strategies: Sequence[str],
     start: int,
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Masking], dict[str, str]]:
     """Every masking by name, and the checkpoint behind each policy.
 
     Always with ``none`` and ``random``; each learned policy with its null controls.
@@ -237,7 +238,7 @@ def gather_maskings(
     from nmg.online import ADVERSARIAL, online_adversary
 
     world, states = arena.stage.world, arena.stage.states
-    maskings: dict[str, Any] = {}
+    maskings: dict[str, Masking] = {}
     used: dict[str, str] = {}
     for run_dir in policies:
         checkpoint = chosen_checkpoint(run_dir, start)

@@ -10,13 +10,14 @@ from typing import Any
 
 from envs.adaptation.jobs import Executor
 from envs.folders import write_text
+from envs.references import Policy
 from envs.world import Deal
 from nmg.assembly import Stage
 from nmg.callbacks import read_records
 from nmg.checkpoint import chosen_checkpoint
 from nmg.comparison import RANDOM, ComparisonTable, as_json, as_text, tabulate, with_interval
 from nmg.config import TrainingConfig
-from nmg.evaluation import Greedy, Masking, evaluate, observe, seed_of
+from nmg.evaluation import Greedy, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
 from nmg.maskings import controls, load_policy, measured, strategy
 from nmg.options import differences, flatten
@@ -80,7 +81,7 @@ def final_deals(config: TrainingConfig, on: Stage) -> list[Deal]:
 
 def learned_maskings(
     config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage
-) -> dict[str, Masking]:
+) -> dict[str, Policy | None]:
     """The policy of a checkpoint and its null controls, as they are played."""
     world: Any = on.world
     policy = load_policy(checkpoint, on.states, world.vocab_size)
@@ -91,7 +92,7 @@ def learned_maskings(
     return {name: on.played(masking) for name, masking in maskings.items()}
 
 
-def fixed_maskings(config: TrainingConfig, on: Stage) -> dict[str, Masking]:
+def fixed_maskings(config: TrainingConfig, on: Stage) -> dict[str, Policy | None]:
     """Random masking, the rivals and the best mask, as they are played."""
     from envs.testbed import best_mask
 
