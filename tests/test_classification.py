@@ -50,6 +50,10 @@ def test_long_texts_are_cut_and_counted(tiny_tokenizer, caplog):
         features = task.features(EXAMPLES, training=False)
     assert max(map(len, features)) == 8
     assert "1 of 3 texts are longer than 8 tokens" in caplog.text
+    for training, again in ((False, 0), (True, 1)):  # what is trained on is another matter
+        caplog.clear()
+        task.features(EXAMPLES, training=training)
+        assert len(caplog.records) == again
 
 
 def test_unknown_label_is_named(task):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from envs.adaptation.jobs import Feature
 from envs.tasks import metrics
+from envs.tasks.cut_texts import CutTexts
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 DROPOUT = 0.1
 SHOWN_LABELS = 20
 """Known labels an error message lists at most."""
-
-logger = logging.getLogger(__name__)
 
 
 class UnknownLabelError(ValueError):
@@ -81,16 +79,16 @@ class Classification:
         self.labels = tuple(labels)
         self.max_length = max_length
         self.pooling = pooling
+        self._cut = CutTexts()
         self._numbers = {label: number for number, label in enumerate(self.labels)}
 
     def features(self, examples: Sequence[TextExample], *, training: bool) -> list[Feature]:
-        """One feature per example, in order; a warning says how many texts were cut.
+        """One feature per example, in order; a warning says how many texts were cut, once.
 
         Raises:
             UnknownLabelError: if a label is not among the task's.
             ValueError: if a text has no tokens.
         """
-        del training  # features are the same for training and scoring
         if not examples:
             return []
         targets = [(self._number(example),) for example in examples]
@@ -103,14 +101,7 @@ class Classification:
             types = encoded["token_type_ids"][row] if "token_type_ids" in encoded else 0
             token_type_ids = np.full(len(input_ids), types, dtype=np.int8)
             result.append(Feature(input_ids, token_type_ids, target, example))
-        cut = _count_cut(encoded)
-        if cut:
-            logger.warning(
-                "%d of %d texts are longer than %d tokens and were cut.",
-                cut,
-                len(examples),
-                self.max_length,
-            )
+        self._cut.count(encoded, "texts", self.max_length, training=training)
         return result
 
     def _encode(self, examples: Sequence[TextExample]) -> BatchEncoding:
@@ -195,10 +186,6 @@ class Classification:
             "micro_f1": metrics.micro_f1(targets_B, predictions_B),
             "nll": float(nll_B.mean()),
         }
-
-
-def _count_cut(encoded: BatchEncoding) -> int:
-    return sum(bool(encoding.overflowing) for encoding in encoded.encodings or [])
 
 
 def _listed(labels: Sequence[str]) -> str:

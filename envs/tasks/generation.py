@@ -5,7 +5,6 @@ BLEU is sacrebleu's, ROUGE is rouge-score's; both come with the extra ``generati
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.adaptation.jobs import content_digest
+from envs.tasks.cut_texts import CutTexts
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from envs.text.examples import GenerationExample
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
-
-logger = logging.getLogger(__name__)
 
 
 class MissingExtraError(ValueError):
@@ -98,6 +96,7 @@ class Generation:
         self.max_source_length = max_source_length
         self.max_target_length = max_target_length
         self.prefix = prefix
+        self._cut = CutTexts()
         self.headline = names[-1]
         """``bleu`` or ``rougeL``."""
         self.higher_is_better: Mapping[str, bool] = {
@@ -109,23 +108,24 @@ class Generation:
     def features(
         self, examples: Sequence[GenerationExample], *, training: bool
     ) -> list[PairFeature]:
-        """One feature per example, in order, with the first target; a warning counts cut texts.
+        """One feature per example, in order, with the first target; a warning counts cut texts,
+        once.
 
         Raises:
             ValueError: if an example has no target, or its source or target has no tokens.
         """
-        del training  # features are the same for training and scoring
         if not examples:
             return []
         for example in examples:
             if not example.targets:
                 raise ValueError(f"Example {example.id!r} has no target; leave it out.")
-        sources = self._encode(
-            "sources", self.max_source_length, text=[self.prefix + e.source for e in examples]
-        )
+        texts = [self.prefix + example.source for example in examples]
+        sources = self._encode(self.max_source_length, text=texts)
         targets = self._encode(
-            "targets", self.max_target_length, text_target=[e.targets[0] for e in examples]
+            self.max_target_length, text_target=[example.targets[0] for example in examples]
         )
+        self._cut.count(sources, "sources", self.max_source_length, training=training)
+        self._cut.count(targets, "targets", self.max_target_length, training=training)
         result = []
         for source, target, example in zip(
             sources["input_ids"], targets["input_ids"], examples, strict=True
@@ -139,18 +139,8 @@ class Generation:
             result.append(PairFeature(source_ids, target_ids, example))
         return result
 
-    def _encode(self, side: str, max_length: int, **texts: list[str]) -> BatchEncoding:
-        encoded = self.tokenizer(**texts, truncation=True, max_length=max_length, verbose=False)
-        cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or [])
-        if cut:
-            logger.warning(
-                "%d of %d %s are longer than %d tokens and were cut.",
-                cut,
-                len(encoded["input_ids"]),
-                side,
-                max_length,
-            )
-        return encoded
+    def _encode(self, max_length: int, **texts: list[str]) -> BatchEncoding:
+        return self.tokenizer(**texts, truncation=True, max_length=max_length, verbose=False)
 
     def decode(self, outputs: Sequence[np.ndarray]) -> list[str]:
         """Generated token ids as texts, special tokens left out."""
