@@ -7,11 +7,11 @@ them, the module raises it. Choosing has no gradient, so the module follows the 
 
     minimise  - sum over masked i of (L_i - b) / s * log p_i  /  n   +   floor term.
 
-b and s are the running mean and deviation of the losses: without them every masked token would be
-pushed up, whatever its loss. The floor term holds the entropy of p above a share of its maximum:
-left alone, the module would collapse onto noise (names, typos), which no model ever predicts. The
-k tokens are the k of highest score (plus Gumbel noise while learning), not those whose *index* in
-the sorted order is small, which is as good as random.
+n tokens are masked; b and s are the running mean and deviation of the losses: without them every
+masked token would be pushed up, whatever its loss. The floor term holds the entropy of p above a
+share of its maximum: left alone, the module would collapse onto noise (names, typos), which no
+model ever predicts. The k tokens are the k of highest score (plus Gumbel noise while learning), not
+those whose *index* in the sorted order is small, which is as good as random.
 
 Shapes: B contexts, L tokens.
 """

@@ -5,8 +5,9 @@ embeddings become zero, or a learned mask embedding, before the encoder sees the
 minimised together:
 
     translation      label-smoothed cross-entropy of the target, from the masked source;
-    source           cross-entropy of *all* source tokens, by a vocabulary head on the encoder;
-    adversary        - sum over masked tokens of standardised source loss * log p, plus its entropy
+    source           cross-entropy of *all* source tokens but special ones, by a vocabulary head on
+                     the encoder;
+    adversary        - mean over masked tokens of standardised source loss * log p, plus its entropy
                      floor (see ``agents/adversarial.py``): the module masks what is hard to
                      recover.
 

@@ -46,7 +46,7 @@ class AgentSettings:
     """What two scores on the same data say: their difference, or only which is better."""
     critic: Literal["decomposed", "state-value"] = "decomposed"
     """``decomposed``: a score is a sum over masked tokens; ``state-value``: one value a context,
-    and credit only to the tokens that the player alone masked."""
+    and credit only to the tokens that some rival did not mask."""
     diminishing: float = 0.5
     """A word masked n times in a run counts n to the power of 1 minus this (decomposed critic):
     0 for a plain sum, 0.5 for the square root, 1 for every word once."""

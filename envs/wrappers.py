@@ -15,7 +15,7 @@ class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):
 
     A context takes as many steps as its budget allows tokens; an episode masks all contexts. The
     observation gains ``masked`` (L,), the tokens of this context chosen so far. Choosing a token
-    that is masked already or may not be masked spends the step and masks nothing; the first kind
+    that was chosen already or may not be masked spends the step and masks nothing; the first kind
     is counted in ``info["mask/repeated"]``, the second in ``info["mask/dropped"]``.
     ``action_masks()`` rules both out for agents such as MaskablePPO.
     """

@@ -30,7 +30,8 @@ class DataConfig:
     dataset: str = "testbed"
     """A named data set (``nmg data list``), a file or a folder."""
     data_dir: str | None = None
-    """Folder of the named data sets; without it the variable NMG_DATA."""
+    """Folder of the named data sets; without it the variable NMG_DATA, else
+    ./data."""
     model: str = TESTBED_MODEL
     """``bert``, ``distilbert``, ``minilm`` (offline), a hub id or a folder; the testbed has one of
     its own, ``tiny``."""

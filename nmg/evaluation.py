@@ -20,7 +20,8 @@ INFORMATIVE = "informative"
 
 
 class Greedy:
-    """A learned policy asked for its most probable masks.
+    """A learned policy asked for masks that stay the same: its best tokens, or one draw for a
+    context.
 
     Args:
         policy: asked.

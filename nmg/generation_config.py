@@ -21,7 +21,8 @@ class GenerationData:
     dataset: str = "multi30k"
     """A named data set of generation (nmg data list), a file or a folder."""
     data_dir: str | None = None
-    """Folder of the named data sets; without it the variable NMG_DATA."""
+    """Folder of the named data sets; without it the variable NMG_DATA, else
+    ./data."""
     model: str = ""
     """A hub id or a folder of a sequence-to-sequence model; ``nmg new-lm`` makes one."""
     columns: tuple[str, ...] = ()

@@ -82,7 +82,13 @@ def add_parser(subparsers: Any) -> None:
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Flags that say which texts a model is made of."""
     corpus = parser.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--corpus", type=Path, nargs="+", metavar="FILE", help="plain text or .gz")
+    corpus.add_argument(
+        "--corpus",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="plain text, JSON lines, parquet, .gz",
+    )
     corpus.add_argument(
         "--dataset",
         metavar="NAME|PATH",

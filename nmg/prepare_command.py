@@ -49,7 +49,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--model", default="minilm", help="name or folder (default: minilm)")
     parser.add_argument(
-        "--corpus", type=Path, nargs="+", required=True, metavar="FILE", help="plain text or .gz"
+        "--corpus",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="plain text, JSON lines, parquet, .gz",
     )
     parser.add_argument("--output", type=Path, help="folder to write (default: the cache)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")

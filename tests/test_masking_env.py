@@ -171,9 +171,10 @@ def test_agent_and_references_share_data_seed_and_settings(tiny_tokenizer):
     env = stub_env(tiny_tokenizer, references={"random": "random", "none": "none"})
     _, _, info = play(env, first_maskable, seed=4)
     random, none, agent = env.executor.jobs
-    assert agent.seed == random.seed == none.seed
-    assert agent.contexts is random.contexts
-    assert agent.train is random.train
+    for other in (random, none):
+        assert agent.seed == other.seed
+        for shared in ("contexts", "train", "score", "settings"):
+            assert getattr(agent, shared) is getattr(other, shared)
     assert none.masks is None
     assert not info["masks"]["none"].any()
     assert "none" not in info["informative_share"]

@@ -197,6 +197,22 @@ def test_training_steps_are_those_of_a_plain_loop(lm, job, tiny_masked_lm) -> No
         torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=2e-5, msg=name)
 
 
+def test_every_epoch_trains_on_the_same_masks_and_corruption(lm, job, monkeypatch) -> None:
+    seen, masked_losses = [], lm.masked_losses
+
+    def recorded(sequences, positions, labels):
+        seen.append((np.concatenate(sequences).tolist(), positions.tolist(), labels.tolist()))
+        return masked_losses(sequences, positions, labels)
+
+    monkeypatch.setattr(lm, "masked_losses", recorded)
+    whole = replace(SETTINGS, pretrain_epochs=3, pretrain_batch=1, corruption="bert")
+    Scorer(lm, IsQuestion())(replace(job, settings=whole))
+    contexts = len(job.contexts)
+    first, second, third = (sorted(seen[n * contexts :][:contexts]) for n in range(3))
+    assert len(seen) == 3 * contexts
+    assert first == second == third
+
+
 def test_fine_tuning_leaves_the_rows_of_tokens_that_do_not_occur_and_no_other_trace(
     lm, job, monkeypatch
 ) -> None:

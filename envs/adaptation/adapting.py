@@ -44,7 +44,7 @@ class AdaptingSettings:
     corruption: Literal["bert", "mask"] = "bert"
     """bert: 80% mask token, 10% random token, 10% unchanged; mask: always the mask token."""
     greedy: bool = False
-    """Ask the policy for its best masks, which stay the same, instead of draws."""
+    """Ask the policy for masks that stay the same (its best tokens, or one draw for a context)."""
     clip: float = 1.0
     """Gradients are scaled down to this norm."""
     seed: int = 0

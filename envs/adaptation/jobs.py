@@ -120,7 +120,8 @@ class AdaptationSettings:
     pretrain_batch: int = 8
     """Contexts of one step of further pre-training."""
     pretrain_lr: float = 2e-5
-    """Learning rate of further pre-training; falls linearly to zero."""
+    """Highest learning rate of further pre-training; falls linearly to zero (generation: after a
+    rise over the first tenth)."""
     corruption: Literal["bert", "mask"] = "bert"
     """``bert``: 80% [MASK], 10% random token, 10% unchanged; ``mask``: always [MASK]."""
     finetune_epochs: int = 1
@@ -128,7 +129,7 @@ class AdaptationSettings:
     finetune_batch: int = 8
     """Features of one step of fine-tuning."""
     finetune_lr: float = 3e-5
-    """Learning rate of fine-tuning; falls linearly to zero."""
+    """Highest learning rate of fine-tuning; as that of further pre-training."""
     finetune_seeds: int = 1
     """Fine-tuning runs averaged into one score."""
     weight_decay: float = 0.0
