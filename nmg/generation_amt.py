@@ -10,12 +10,28 @@ import numpy as np
 from nmg.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from envs.adaptation.generation_scorer import Objective
+    from envs.models.language_model import LanguageModel
     from envs.models.seq2seq import Seq2SeqModel
+
+States = Callable[[Sequence[Any]], "tuple[torch.Tensor, torch.Tensor]"]
+
+
+def fused_encoder(config: GenerationConfig) -> LanguageModel | None:
+    """The masked language model whose states ``amt`` feeds to the translator, if any."""
+    from envs.models.loading import load_language_model
+
+    if config.comparison.fused is None:
+        return None
+    return load_language_model(
+        config.comparison.fused, device=config.data.device, precision=config.data.precision
+    )
 
 
 def adversarial_objective(
-    config: GenerationConfig,
+    config: GenerationConfig, fused: LanguageModel | None
 ) -> Callable[[Seq2SeqModel], Objective]:
     """Makes the objective of ``amt``."""
     from agents.adversarial_translation import (
@@ -28,7 +44,7 @@ def adversarial_objective(
     settings = AdversarialTranslationSettings(
         ratio=comparison.ratio, embedding=comparison.mask_embedding
     )
-    states, width = _fused_states(config) if comparison.fused else (None, 0)
+    states, width = (None, 0) if fused is None else (_states(fused), fused.width)
 
     def objective(model: Seq2SeqModel) -> Objective:
         return AdversarialTranslation(
@@ -43,16 +59,10 @@ def adversarial_objective(
     return objective
 
 
-def _fused_states(config: GenerationConfig) -> tuple[Callable[[Sequence[Any]], Any], int]:
+def _states(lm: LanguageModel) -> States:
     """States of a pre-trained encoder of the sources, computed once a source."""
     import torch
 
-    from envs.models.loading import load_language_model
-
-    assert config.comparison.fused is not None
-    lm = load_language_model(
-        config.comparison.fused, device=config.data.device, precision=config.data.precision
-    )
     lm.model.eval()
     known: dict[str, torch.Tensor] = {}
 
@@ -71,4 +81,4 @@ def _fused_states(config: GenerationConfig) -> tuple[Callable[[Sequence[Any]], A
         real_BS = torch.arange(int(lengths.max()), device=lm.device) < lengths[:, None]
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True), real_BS
 
-    return states, lm.width
+    return states

@@ -16,9 +16,11 @@ from nmg.options import add_flags, build, given_flags
 from nmg.run_folders import check_same, keep_results, run_folder, stoppable, write_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from envs.adaptation.generation_scorer import GenerationScorer
     from envs.adaptation.jobs import ScoreJob
+    from envs.models.seq2seq import Seq2SeqModel
     from nmg.comparison import ComparisonTable
     from nmg.forecast import Forecast
     from nmg.generation import Arm, Material
@@ -80,7 +82,6 @@ def run(args: argparse.Namespace) -> int:
 def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, ComparisonTable]:
     """Score every arm with every seed; print and write one table for each number of pairs."""
     from envs.adaptation.executor import SerialExecutor
-    from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
     from envs.folders import write_text
     from envs.generation_building import build_generation_task
     from nmg.assembly import generation_model
@@ -88,7 +89,6 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from nmg.checkpoint import chosen_checkpoint, described_choice
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.generation import arm_jobs, arms, gather
-    from nmg.generation_amt import adversarial_objective
     from nmg.score_cache import CachedExecutor
     from nmg.training import prepare_process
 
@@ -105,29 +105,25 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     )
     material, rows = gather(config, model, task), arms(comparison)
     check_tables(folder, comparison, rows)
+    bar = EpisodeBar(len(rows) * comparison.seeds * len(comparison.pairs), "score job")
+    scorers = make_scorers(config, model, task, {arm.kind for arm in rows}, bar)
+    # Only now: a comparison that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
+    executors = {
+        kind: CachedExecutor(
+            SerialExecutor(scorer),
+            folder / "scores" / scorer.fingerprint / place,
+            bar.job_done,
+        )
+        for kind, (scorer, place) in scorers.items()
+    }
     arms_text = "1 arm" if len(rows) == 1 else f"{len(rows)} arms"
     seeds_text = "1 seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"
     print(f"{material.about}; {arms_text} x {seeds_text}", flush=True)
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    bar = EpisodeBar(len(rows) * len(seeds) * len(comparison.pairs), "score job")
-    settings = GenerationSettings(comparison.beams, comparison.smoothing)
     scores: dict[int, dict[str, list[dict[str, float]]]] = {
         count: {arm.name: [] for arm in rows} for count in comparison.pairs
-    }
-    # All scorers before any job: a scorer takes the model's weights as it finds them.
-    scorers = {}
-    for kind in sorted({arm.kind for arm in rows}):
-        objective = adversarial_objective(config) if kind == "amt" else None
-        scorers[kind] = GenerationScorer(model, task, bar, settings=settings, objective=objective)
-    executors = {
-        kind: CachedExecutor(
-            SerialExecutor(scorer),
-            folder / "scores" / scorer.fingerprint / kind,
-            bar.job_done,
-        )
-        for kind, scorer in scorers.items()
     }
     predicted, started = None, 0.0
     try:
@@ -167,6 +163,29 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     return tables
 
 
+def make_scorers(
+    config: GenerationConfig, model: Seq2SeqModel, task: Any, kinds: Collection[str], bar: Any
+) -> dict[str, tuple[GenerationScorer, str]]:
+    """The scorer of each kind of arm, and the folder of its scores.
+
+    All of them before any job: a scorer takes the model's weights as it finds them.
+    """
+    from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
+    from nmg.generation_amt import adversarial_objective, fused_encoder
+
+    settings = GenerationSettings(config.comparison.beams, config.comparison.smoothing)
+    made = {}
+    for kind in sorted(kinds):
+        objective, place = None, kind
+        if kind == "amt":
+            fused = fused_encoder(config)
+            objective = adversarial_objective(config, fused)
+            place = kind if fused is None else f"{kind}-{fused.fingerprint}"
+        scorer = GenerationScorer(model, task, bar, settings=settings, objective=objective)
+        made[kind] = scorer, place
+    return made
+
+
 def check_tables(folder: Path, comparison: GenerationComparison, rows: Sequence[Arm]) -> None:
     """See to it that no table, row or seed goes from the results that a folder holds.
 
@@ -190,7 +209,7 @@ def forecast_arms(
     config: GenerationConfig,
     material: Material,
     rows: Sequence[Arm],
-    scorers: Mapping[str, Any],
+    scorers: Mapping[str, tuple[GenerationScorer, str]],
     executors: Mapping[str, CachedExecutor],
     seed: int,
 ) -> Forecast:
@@ -202,7 +221,7 @@ def forecast_arms(
     # To make the jobs of all seeds takes long; it tells something only where some are done.
     looked_at = seeds if any(executor.holds_scores for executor in executors.values()) else [seed]
     parts = []
-    for kind, scorer in scorers.items():
+    for kind, (scorer, _) in scorers.items():
         mine = [arm for arm in rows if arm.kind == kind]
         masked = max(mine, key=lambda arm: arm.k is not None)
         _, example = next(arm_jobs(config, material, masked, seed))

@@ -102,9 +102,13 @@ class GenerationComparison:
                 raise ConfigError(f"{name} names nothing; give at least one, or leave it out.")
         for count in self.pairs:
             at_least(0, pairs=count)
-        for name, share in (("smoothing", self.smoothing), ("ratio", self.ratio)):
-            if not 0 <= share < 1:
-                raise ConfigError(f"{name} is {share}; it must be at least 0 and below 1.")
+        if len(set(self.pairs)) < len(self.pairs):
+            given = ", ".join(map(str, self.pairs))
+            raise ConfigError(f"pairs is {given}; give each number once, it is a table of its own.")
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"smoothing is {self.smoothing}; it must be 0 or more and below 1.")
+        if not 0 < self.ratio < 1:
+            raise ConfigError(f"ratio is {self.ratio}; it must be above 0 and below 1.")
         for share in (*self.k, *self.scattered_k):
             if not 0 <= share <= 1:
                 raise ConfigError(f"k is {share}; it must be between 0 (one token) and 1 (all).")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from envs.models.loading import load_seq2seq
 from envs.tasks.generation import Generation
@@ -174,12 +175,22 @@ def test_adversarial_translation_runs(place, tmp_path, capsys, fused):
         outputs.append({row["masking"]: row["means"] for row in rows})
     assert outputs[0]["amt"] == outputs[1]["amt"]
     assert outputs[0]["none"] == outputs[1]["none"] != outputs[0]["amt"]
+    if fused:  # trained anew where it lies: nothing is remembered of the model before
+        capsys.readouterr()
+        weights = tmp_path / "bert/model.safetensors"
+        save_file({name: w * 1.5 for name, w in load_file(weights).items()}, weights)
+        arguments = ["--objective", "amt", "--pairs", "4", "--seeds", "1", *more]
+        assert command(place, tmp_path / "amt", *arguments) == 0
+        assert "Forecast: 1 score job," in capsys.readouterr().out  # not that of `none`
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--pairs", "999"], "has 28 training pairs"),
+        (["--pairs", "4", "4"], "give each number once"),
+        (["--objective", "amt", "--ratio", "0", "--pairs", "4"], "ratio is 0.0"),
+        (["--objective", "amt", "--fused", "nowhere/bert", "--pairs", "4"], "nowhere/bert"),
         (["--k", "1.5"], "k is 1.5"),
         (["--model", ""], "Give --model"),
         (["--languages", "de"], "a source and a target"),
@@ -195,6 +206,7 @@ def test_errors_are_one_sentence(place, tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (tmp_path / "r").exists()
 
 
 def test_settings_are_checked():
