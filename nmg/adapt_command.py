@@ -200,6 +200,7 @@ def _policy(
         args.strategy,
         tokenizer=lm.tokenizer,
         contexts=corpus.contexts,
+        texts=corpus.texts or None,
         embeddings=embeddings,
         seed=seed,
     )

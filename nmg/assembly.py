@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -60,6 +60,11 @@ class Stage:
     def random(self) -> Policy:
         """Random masking, as the environment's own reference."""
         return RandomFragment() if self.fragments else UniformRandom()
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """Those of the domain, where it is one of real text."""
+        return getattr(self.world, "documents", ())
 
     def played(self, masking: Policy | None) -> Policy | None:
         """A masking as the environment plays it."""

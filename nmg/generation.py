@@ -167,7 +167,7 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
         texts = [texts[i] for i in order[: comparison.contexts]]
     corpus = build_corpus(texts, model.tokenizer, model.window(data.max_source_length))
     usable = [context for context in corpus if context.maskable.any()]
-    corpus, policies = Corpus(usable, model.tokenizer), learned_policies(config)
+    corpus, policies = Corpus(usable, model.tokenizer, texts), learned_policies(config)
     for name in {arm.placement for arm in arms(comparison)} - {UNIFORM, *policies}:
         _strategy(corpus, name)  # a wrong name is told before anything is written
     chosen = test[: comparison.test_examples or None]
@@ -267,7 +267,9 @@ def _strategy(corpus: Corpus, name: str) -> FragmentOf:
     from agents.fragments import FragmentOf
     from agents.strategies import make_strategy
 
-    made = make_strategy(name, tokenizer=corpus.tokenizer, contexts=corpus.contexts)
+    made = make_strategy(
+        name, tokenizer=corpus.tokenizer, contexts=corpus.contexts, texts=corpus.texts or None
+    )
     return FragmentOf(made, share=0.5)
 
 

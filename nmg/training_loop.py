@@ -55,7 +55,7 @@ def check_names(config: TrainingConfig, on: Stage) -> None:
     if config.run.final_episodes:
         deal = validation_deals(config, on.world, 1)[0]
         for name in config.run.rivals:
-            strategy(name, on.world, deal.contexts)
+            strategy(name, on.world, deal.contexts, on.texts)
 
 
 class Validation:

@@ -21,6 +21,7 @@ from nmg.config import TestingConfig
 from nmg.mask_command import masked_spans, painted
 from nmg.options import build, read_settings
 from nmg.testing import gather_maskings, policy_name
+from tests.conftest import SENTENCES
 
 
 @pytest.fixture
@@ -253,6 +254,19 @@ def test_a_result_that_is_no_number_is_a_dash_and_a_damaged_one_is_told(tmp_path
         (tmp_path / "bad" / "results.json").write_text(damaged)
         assert main(["diff", str(tmp_path / "one"), str(tmp_path / "bad")]) == 2
         assert "results.json is damaged" in capsys.readouterr().err
+
+
+def test_entities_of_an_uncased_model_come_from_the_texts(run, tmp_path, recwarn):
+    model, corpus = run.parent / "model", tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(SENTENCES))
+    adapt = ["--corpus", str(corpus), "--output", str(tmp_path / "adapted"), "--epochs", "1"]
+    assert main(["adapt", "--model", str(model), "--strategy", "entity", *adapt]) == 0
+    trained = ["--final-episodes", "1", "--rivals", "entity", "--episodes", "1"]
+    arguments = train_arguments(run.parent / "data", model)
+    assert main([*arguments, *trained, "--output", str(tmp_path / "trained")]) == 0
+    shared = arguments[2 : arguments.index("--episodes")]
+    assert main(["noise", *shared, "--strategy", "entity", "--deals", "2"]) == 0
+    assert not [warning for warning in recwarn if "capitals" in str(warning.message)]
 
 
 def test_noise_separates_masks_from_seeds(capsys):

@@ -117,7 +117,7 @@ def held_out_split(corpus: Corpus, seed: int) -> tuple[Corpus, list[Context]]:
             "one to measure on."
         )
     held_out = [corpus[i] for i in order[:count]]
-    return Corpus([corpus[i] for i in order[count:]], corpus.tokenizer), held_out
+    return Corpus([corpus[i] for i in order[count:]], corpus.tokenizer, corpus.texts), held_out
 
 
 def masked_lm_quality(

@@ -41,10 +41,17 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The contexts of a domain and what is needed to mask, pad and show them."""
+    """The contexts of a domain and what is needed to mask, pad and show them.
+
+    Attributes:
+        contexts: windows of the texts.
+        tokenizer: that cut them.
+        texts: what they were cut from, where that is known: some strategies read it.
+    """
 
     contexts: Sequence[Context]
     tokenizer: PreTrainedTokenizerBase
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -68,14 +75,15 @@ def build_corpus(
     """
     contexts: list[Context] = []
     marks, words = special_marks(tokenizer), WordIds(tokenizer)
-    for number, text in enumerate(documents):
+    texts = list(documents)
+    for number, text in enumerate(texts):
         contexts.extend(_windows(text, number, words, window, marks))
     if not contexts:
         raise EmptyCorpusError(
             "The corpus is empty: no document holds any text. "
             "Give a file with at least one non-empty document."
         )
-    return Corpus(contexts, tokenizer)
+    return Corpus(contexts, tokenizer, texts)
 
 
 def special_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
