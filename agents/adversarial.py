@@ -41,6 +41,8 @@ from agents.contexts import Contexts
 
 FORMAT = 1
 ABOUT, TENSORS = "adversary.json", "adversary.safetensors"
+REQUIRED = ("format", "vocab_size", "settings", "generator")
+"""What a file has that any version wrote."""
 
 
 class AdversarialMasking:
@@ -55,6 +57,8 @@ class AdversarialMasking:
         settings: of the module and its learning.
         seed: of its weights and its draws.
         device: where the module lives.
+        vocabulary: hash of the tokenizer's tokens by their ids, where it is known: it is saved, and
+            keeps the module from being shown ids that are other words.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class AdversarialMasking:
         *,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        vocabulary: str | None = None,
     ) -> None:
         self.vocab_size = vocab_size
+        self.vocabulary = vocabulary
         self.settings = settings or AdversarySettings()
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -157,18 +163,31 @@ class AdversarialMasking:
         about = {
             "format": FORMAT,
             "vocab_size": self.vocab_size,
+            "vocabulary": self.vocabulary,
             "settings": asdict(self.settings),
             "generator": self.generator.bit_generator.state,
         }
         (path / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> AdversarialMasking:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        vocabulary: str | None = None,
+    ) -> AdversarialMasking:
         """Read what ``save`` wrote.
+
+        Args:
+            folder: it was saved to.
+            device: where the module is to live.
+            vocabulary: of the tokenizer that it is to be used with. Not looked at where either side
+                does not know it.
 
         Raises:
             FileNotFoundError: if the folder holds no masking module.
-            ValueError: if its files are damaged.
+            ValueError: if its files are damaged, or it was trained with another tokenizer.
         """
         path = Path(folder)
         for name in (ABOUT, TENSORS):
@@ -177,21 +196,45 @@ class AdversarialMasking:
         try:
             about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
             tensors = load_file(path / TENSORS, device=str(device))
-        except (json.JSONDecodeError, SafetensorError) as error:
+        except (ValueError, SafetensorError) as error:
             raise ValueError(f"The masking module in {path} is damaged ({error}).") from error
+        about = about if isinstance(about, dict) else {}
+        missing = [name for name in REQUIRED if name not in about]
+        if missing:
+            raise ValueError(
+                f"{path / ABOUT} is damaged (it has no {', '.join(missing)}); put a copy back."
+            )
         if about["format"] != FORMAT:
             raise ValueError(f"{path} has format {about['format']}; this version reads {FORMAT}.")
-        made = cls(about["vocab_size"], AdversarySettings(**about["settings"]), device=device)
-        made.module.load_state_dict(_part("module", tensors))
-        made.losses.load_state_dict(_part("losses", tensors))
+        made_for = about.get("vocabulary")
+        if made_for and vocabulary and made_for != vocabulary:
+            raise ValueError(
+                f"The masking module in {path} was trained with another tokenizer, whose ids are "
+                "other words; give the language model that it was trained with, or one adapted "
+                "from it."
+            )
+        try:
+            made = cls(about["vocab_size"], AdversarySettings(**about["settings"]), device=device)
+            made._fill(tensors, about["generator"])
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())  # torch's has many lines
+            raise ValueError(
+                f"{path / ABOUT} is damaged, or not that of the {TENSORS} beside it ({reason}); "
+                "put a copy of both back."
+            ) from error
+        made.vocabulary = made_for or vocabulary
+        return made
+
+    def _fill(self, tensors: Mapping[str, Tensor], generator: Any) -> None:
+        self.module.load_state_dict(_part("module", tensors))
+        self.losses.load_state_dict(_part("losses", tensors))
         steps: dict[int, dict[str, Tensor]] = {}
         for key, value in _part("optimizer", tensors).items():
             index, name = key.split(".", 1)
             steps.setdefault(int(index), {})[name] = value
-        groups = made.optimizer.state_dict()["param_groups"]
-        made.optimizer.load_state_dict({"state": steps, "param_groups": groups})
-        made.generator.bit_generator.state = about["generator"]
-        return made
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": steps, "param_groups": groups})
+        self.generator.bit_generator.state = generator
 
 
 def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -164,13 +164,14 @@ class AdversarialTranslation(nn.Module):
         self, sources: Mapping[str, Tensor], pairs: Sequence[Any], mask_BL: Tensor | None
     ) -> tuple[dict[str, Any], Tensor]:
         """The decoder's inputs, and the encoder's states of the source alone, (B, L, D)."""
-        encoder = self._others[1].get_encoder()
+        model = self._others[1]
+        encoder = model.get_encoder()
         fused = None
         if self.fusion is not None and self._states is not None:
             states_BSF, real_BS = self._states(pairs)
             fused = self.fusion.project(states_BSF.to(sources["input_ids"].device)), real_BS
         change = self._change(mask_BL, fused)
-        with _changed_embeddings(encoder, sources["input_ids"], change):
+        with _changed_embeddings(encoder, _token_weight(model), sources["input_ids"], change):
             output = encoder(**sources)
         states_BLD = output.last_hidden_state
         real = sources["attention_mask"]
@@ -229,14 +230,22 @@ class Fusion(nn.Module):
         return self.out(read_B1LD[:, 0])
 
 
+def _token_weight(model: Any) -> nn.Parameter:
+    """The matrix in which the encoder looks tokens up, (V, D)."""
+    # Not the model's first: where it shares nothing, its matrix is not what the encoder reads.
+    # FSMT's encoder does not tell, FSMT does.
+    tell = getattr(model.get_encoder(), "get_input_embeddings", model.get_input_embeddings)
+    return tell().weight
+
+
 @contextmanager
 def _changed_embeddings(
-    encoder: nn.Module, ids_BL: Tensor, change: Callable[[Tensor], Tensor]
+    encoder: nn.Module, weight: nn.Parameter, ids_BL: Tensor, change: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """Change what the encoder's embedding gives for these ids.
+    """Change what the encoder's embedding of tokens gives for these ids.
 
-    Wherever an architecture keeps it: it is the one that looks these very ids up (others look up
-    positions, or padding).
+    Wherever an architecture keeps it: it is the one that looks these very ids up in this weight.
+    Positions may be made of the ids, too (FSMT), and padding be looked up in the weight (LED).
     """
 
     def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
@@ -246,7 +255,7 @@ def _changed_embeddings(
     handles = [
         module.register_forward_hook(hook)
         for module in encoder.modules()
-        if isinstance(module, nn.Embedding)
+        if isinstance(module, nn.Embedding) and module.weight is weight
     ]
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from envs.models.loading import load_seq2seq
 from envs.models.runtime import Precision
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
+from envs.text.corpus import target_language
 from envs.text.datasets import load_splits
 from envs.text.examples import GenerationExample, example_text
 from envs.text_world import TextWorld
@@ -85,14 +87,16 @@ def build_generation_world(
         columns=columns,
         parts=("train",),
     )
-    return TextWorld(
-        task,  # type: ignore[arg-type]  # its features are pairs, its metrics those of texts
-        splits.train,
-        model.tokenizer,
-        window=model.window(window),
-        text=example_text if side == "source" else target_text,
-        **options,
-    )
+    # All texts that the world tokenizes while it is made are contexts.
+    with target_language(model.tokenizer) if side == "target" else nullcontext():
+        return TextWorld(
+            task,  # type: ignore[arg-type]  # its features are pairs, its metrics those of texts
+            splits.train,
+            model.tokenizer,
+            window=model.window(window),
+            text=example_text if side == "source" else target_text,
+            **options,
+        )
 
 
 def make_generation_env(

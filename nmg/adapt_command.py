@@ -189,12 +189,14 @@ def _policy(
 ) -> Any:
     from agents.adversarial import AdversarialMasking
     from agents.strategies import NoMask, make_strategy
+    from envs.models.states import TokenStates
 
     seed, vocab_size = config.training.seed, len(lm.tokenizer)
     if args.policy is not None:
         return _saved_policy(args.policy, config.data)
     if args.strategy == ADVERSARIAL:
-        return AdversarialMasking(vocab_size, seed=seed, device=lm.device)
+        known = TokenStates(lm).vocabulary
+        return AdversarialMasking(vocab_size, seed=seed, device=lm.device, vocabulary=known)
     embeddings = lm.embeddings(np.arange(vocab_size)).detach().cpu().numpy()
     made = make_strategy(
         args.strategy,

@@ -156,16 +156,19 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
             f"pairs is {max(comparison.pairs)}, but {splits.name} has {len(splits.train)} "
             "training pairs; give fewer, or 0 for all."
         )
-    texts: list[str] = []
-    if data.side != "target":
-        texts += [example.source for example in splits.train]
-    if data.side != "source":
-        texts += [target for example in splits.train for target in example.targets]
-    texts = list(dict.fromkeys(texts))
+    examples = splits.train
+    sources = [] if data.side == "target" else [each.source for each in examples]
+    targets = [] if data.side == "source" else [text for each in examples for text in each.targets]
+    texts = list(dict.fromkeys(sources + targets))
     if comparison.contexts:
         order = np.random.default_rng(0).permutation(len(texts))
         texts = [texts[i] for i in order[: comparison.contexts]]
-    corpus = build_corpus(texts, model.tokenizer, model.window(data.max_source_length))
+    corpus = build_corpus(
+        texts,
+        model.tokenizer,
+        model.window(data.max_source_length),
+        targets=set(targets).difference(sources),  # what is in both stays a source
+    )
     usable = [context for context in corpus if context.maskable.any()]
     corpus, policies = Corpus(usable, model.tokenizer, texts), learned_policies(config)
     for name in {arm.placement for arm in arms(comparison)} - {UNIFORM, *policies}:

@@ -39,6 +39,7 @@ def adversarial_objective(
         AdversarialTranslationSettings,
     )
     from envs.adaptation.generation_scorer import Translation
+    from envs.text.corpus import special_marks
 
     comparison = config.comparison
     settings = AdversarialTranslationSettings(
@@ -50,7 +51,7 @@ def adversarial_objective(
         return AdversarialTranslation(
             Translation(model, comparison.smoothing),
             model.model,
-            model.tokenizer.all_special_ids,
+            special_marks(model.tokenizer).tolist(),
             settings,
             states=states,
             states_width=width,

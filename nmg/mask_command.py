@@ -90,6 +90,8 @@ def _language_model(name: str, trained: Mapping[str, Any]) -> Any:
         return generated_stage(trained.get("dataset", "testbed")).states.language_model
     if trained.get("task") == "generation":
         languages = tuple(trained.get("languages", ()))
+        if trained.get("side") == "target":
+            languages = languages[1:] * 2  # the texts are marked as those that it learned on
         return generation_model(DataConfig(task="generation", model=name, languages=languages))
     return text_model(DataConfig(task="classification", model=name))
 

@@ -31,7 +31,8 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Polic
     Raises:
         FileNotFoundError: if there is no policy.
         VocabularyError: if it was made for another vocabulary.
-        ValueError: if it reads other language-model states than these.
+        ValueError: if it was trained with another tokenizer of the same size, reads other
+            language-model states than these, or is damaged.
     """
     from agents.actor_critic import MaskingActorCritic
     from agents.adversarial import AdversarialMasking
@@ -41,6 +42,8 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Polic
         raise FileNotFoundError(f"There is no policy in {checkpoint}: no {AGENT}.")
     path = found[0]
     made_for = read_object(path).get("vocab_size")
+    if not isinstance(made_for, int):
+        raise ValueError(f"{path} is damaged (its vocab_size is {made_for!r}); put a copy back.")
     if made_for != vocab_size:
         raise VocabularyError(
             f"The policy in {checkpoint} was made for a vocabulary of {made_for} tokens, but the "
@@ -48,7 +51,7 @@ def load_policy(checkpoint: Path, states: TokenStates, vocab_size: int) -> Polic
             "it was trained with by --model."
         )
     if path.name == ADVERSARY:
-        return AdversarialMasking.load(checkpoint)
+        return AdversarialMasking.load(checkpoint, vocabulary=states.vocabulary)
     return MaskingActorCritic.load(checkpoint, token_features=states, device="cpu").policy
 
 

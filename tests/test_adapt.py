@@ -138,7 +138,10 @@ def test_adapt_saves_a_model_that_goes_on(folder, tmp_path, capsys, strategy):
         again = tmp_path / "again"
         arguments = ["adapt", "--model", str(out), "--policy", str(out), "--output", str(again)]
         assert main(arguments + common) == 0, capsys.readouterr().err
-        assert (again / "masking" / "adversary.json").is_file()
+        known = TokenStates(adapted).vocabulary
+        for saved in (out, again):
+            about = json.loads((saved / "masking" / "adversary.json").read_text())
+            assert about["vocabulary"] == known
         assert (
             main(["mask", "--model", str(out), "--policy", str(out), "--text", SENTENCES[0]]) == 0
         )
@@ -257,3 +260,29 @@ def test_an_adversary_has_an_untrained_control(folder, tmp_path):
     assert set(found) == {"x: untrained", "x: shuffled"}
     with pytest.raises(VocabularyError, match="vocabulary of"):
         load_policy(tmp_path / "policy", states, 7)
+
+
+def test_an_adversary_of_another_tokenizer_is_refused(folder, tmp_path, capsys):
+    """Of the same size: the ids would be other words, silently."""
+    model, policy = folder("bert"), tmp_path / "policy"
+    lm = load_language_model(str(model))
+    AdversarialMasking(len(lm.tokenizer), vocabulary="another").save(policy)
+    assert main(["mask", "--model", str(model), "--policy", str(policy), "--text", "a"]) == 2
+    error = capsys.readouterr().err
+    assert "another tokenizer" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("lacking", ["settings", "vocab_size"])
+def test_a_damaged_adversary_is_one_sentence(folder, tmp_path, capsys, lacking):
+    model, policy = folder("bert"), tmp_path / "policy"
+    lm = load_language_model(str(model))
+    AdversarialMasking(len(lm.tokenizer)).save(policy)
+    about = json.loads((policy / "adversary.json").read_text())
+    del about[lacking]
+    (policy / "adversary.json").write_text(json.dumps(about))
+    assert main(["mask", "--model", str(model), "--policy", str(policy), "--text", "a"]) == 2
+    error = capsys.readouterr().err
+    assert f"{policy / 'adversary.json'} is damaged" in error
+    assert lacking in error
+    assert error.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -137,6 +138,51 @@ def test_files_that_are_not_there_or_damaged(tmp_path):
     (tmp_path / ABOUT).write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         AdversarialMasking.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format": None},
+        {"settings": None},
+        {"generator": None},
+        {"vocab_size": None},
+        {"settings": {"foo": 1}},
+        {"settings": []},
+        {"settings": asdict(FAST) | {"width": 32}},
+        {"vocab_size": VOCAB + 1},
+        {"vocab_size": "many"},
+        {"generator": {"bit_generator": "PCG64"}},
+    ],
+)
+def test_a_damaged_description_is_told_in_one_sentence(tmp_path, changed):
+    AdversarialMasking(VOCAB, FAST).save(tmp_path)
+    about = json.loads((tmp_path / ABOUT).read_text()) | changed
+    kept = {name: value for name, value in about.items() if value is not None}
+    (tmp_path / ABOUT).write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="damaged") as caught:
+        AdversarialMasking.load(tmp_path)
+    assert str(tmp_path / ABOUT) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_description_that_is_none(tmp_path):
+    AdversarialMasking(VOCAB, FAST).save(tmp_path)
+    (tmp_path / ABOUT).write_text("[1]")
+    with pytest.raises(ValueError, match="damaged"):
+        AdversarialMasking.load(tmp_path)
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(tmp_path):
+    AdversarialMasking(VOCAB, FAST, vocabulary="one").save(tmp_path)
+    assert AdversarialMasking.load(tmp_path, vocabulary="one").vocabulary == "one"
+    assert AdversarialMasking.load(tmp_path).vocabulary == "one"
+    with pytest.raises(ValueError, match="another tokenizer"):
+        AdversarialMasking.load(tmp_path, vocabulary="another")
+    about = json.loads((tmp_path / ABOUT).read_text())
+    del about["vocabulary"]  # as it was saved before
+    (tmp_path / ABOUT).write_text(json.dumps(about))
+    assert AdversarialMasking.load(tmp_path, vocabulary="another").vocabulary == "another"
 
 
 def test_another_vocabulary_is_refused():

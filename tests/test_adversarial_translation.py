@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from agents.adversarial_translation import AdversarialTranslation, AdversarialTranslationSettings
 from envs.adaptation.generation_scorer import GenerationScorer, Translation
@@ -110,6 +111,41 @@ def test_masked_embeddings_are_zero_or_learned(tokenizers):
         assert (free[0] - free[1]).abs().max() > 1e-3
         expected = model.model.get_encoder()(**sources).last_hidden_state
         torch.testing.assert_close(free, expected)  # and the hook is gone
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_a_masked_token_keeps_its_position(name, tokenizers):
+    """FSMT makes positions of the ids as well: they were erased with the tokens."""
+    model, _ = make(name, tokenizers)
+    model.model.eval()
+    ids = model.batch([np.arange(20, 32)])
+    sources = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[0, [2, 5]] = True
+    _, states = objective_of(model)._encode(sources, [], mask)
+    assert (states[0, 2] - states[0, 5]).abs().max() > 1e-3
+
+
+def test_an_encoder_with_a_matrix_of_its_own_is_masked(tokenizers):
+    """Not that of the model, which nothing reads then."""
+    tokenizer = tokenizers["bpe"]
+    config = AutoConfig.for_model(
+        "bart",
+        vocab_size=len(tokenizer),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        tie_word_embeddings=False,
+    )
+    model = Seq2SeqModel("bart", AutoModelForSeq2SeqLM.from_config(config), tokenizer)
+    model.model.eval()
+    ids = torch.tensor([[0, 20, 21, 22, 2], [0, 20, 30, 22, 2]])
+    mask = torch.tensor([[False, False, True, False, False]] * 2)
+    sources = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    _, states = objective_of(model)._encode(sources, [], mask)
+    torch.testing.assert_close(states[0], states[1])
 
 
 def test_it_learns_to_mask_what_cannot_be_recovered(tokenizers):

@@ -9,9 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import MBartTokenizer
+from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
+from envs.adaptation.generation_scorer import GenerationScorer
+from envs.generation_building import build_generation_world
 from envs.models.loading import load_seq2seq
+from envs.models.new_model import ModelSize, new_model
+from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
+from envs.text.corpus import build_corpus, target_language
 from nmg.cli import main
 from nmg.generation import Arm, arm_jobs, arms, gather
 from nmg.generation_config import (
@@ -20,7 +27,9 @@ from nmg.generation_config import (
     GenerationConfig,
     GenerationData,
 )
+from nmg.mask_command import _language_model
 from nmg.options import ConfigError
+from tests.conftest import SENTENCES
 from tests.tiny_run import write_pairs
 
 pytest.importorskip("sacrebleu")
@@ -93,6 +102,84 @@ def test_jobs_of_one_seed_share_everything_but_the_masks(place):
     again = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=1))
     other = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=2))
     assert again[3].key == jobs["mass k=0.5"][3].key != other[3].key
+
+
+@pytest.fixture(scope="module")
+def two_languages(tmp_path_factory):
+    """Pairs of two languages and an mBART, which marks a text with its language at the end."""
+    folder = tmp_path_factory.mktemp("languages")
+    letters = [("\u2581", -2.0), *((letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz")]
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    codes = [(code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES]
+    tokenizer = MBartTokenizer(vocab=[*special, *letters, *codes, ("<mask>", 0.0)])
+    tokenizer.model_max_length = 64
+    model = new_model("mbart", "seq2seq", tokenizer, ModelSize(16, 1, 2, 64))
+    Seq2SeqModel("mbart", model, tokenizer).save(folder / "model")
+    pairs = [{"source": f"the sea {n}", "target": f"das meer {n}"} for n in "abcdef"]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return folder
+
+
+def mbart(two_languages):
+    return load_seq2seq(str(two_languages / "model"), languages=("en_XX", "de_DE"))
+
+
+@pytest.mark.parametrize("side", ["both", "source", "target"])
+def test_texts_are_pre_trained_on_in_their_language(two_languages, side):
+    """Those of the target as they are fine-tuned on, and as generation starts."""
+    model = mbart(two_languages)
+    data = GenerationData(str(two_languages), model=str(two_languages / "model"), side=side)
+    config = GenerationConfig(data, GenerationComparison(pairs=(3,)))
+    task = Generation(model.tokenizer)
+    material = gather(config, model, task)
+    job = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=0))[3]
+    sequences = GenerationScorer(model, task)._sequences(job, range(len(material.corpus)))
+    english, german = model.tokenizer.convert_tokens_to_ids(["en_XX", "de_DE"])
+    expected = [english] * 6 * (side != "target") + [german] * 6 * (side != "source")
+    assert [each.encoder_ids[-1] for each in sequences] == expected
+    assert [each.decoder_ids[0] for each in sequences] == expected
+    pair = material.train[0]
+    assert (pair.source_ids[-1], pair.target_ids[-1]) == (english, german)
+    assert model.start_ids == (german,)
+    assert model.tokenizer("the sea")["input_ids"][-1] == english
+
+
+@pytest.mark.parametrize(("side", "code"), [("source", "en_XX"), ("target", "de_DE")])
+def test_a_worlds_texts_are_in_their_language(two_languages, side, code):
+    model = mbart(two_languages)
+    task = Generation(model.tokenizer)
+    world = build_generation_world(two_languages, model, task, side=side)
+    (last,) = {int(context.input_ids[-1]) for context in world.corpus}
+    assert model.tokenizer.convert_ids_to_tokens(last) == code
+    assert model.tokenizer.src_lang == "en_XX"
+    # What a policy learned of marked texts it is shown in texts that are marked alike.
+    trained = {"task": "generation", "languages": ["en_XX", "de_DE"], "side": side}
+    shown = _language_model(str(two_languages / "model"), trained).tokenizer("das")["input_ids"]
+    assert shown[-1] == last
+
+
+def test_the_source_language_is_put_back_after_an_error(two_languages):
+    tokenizer = mbart(two_languages).tokenizer
+
+    def fail():
+        with target_language(tokenizer):
+            assert tokenizer.src_lang == "de_DE"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert tokenizer.src_lang == "en_XX"
+    last = tokenizer("the sea")["input_ids"][-1]
+    assert tokenizer.convert_ids_to_tokens(last) == "en_XX"
+
+
+def test_without_languages_a_target_is_a_text_as_any_other(place):
+    tokenizer = load_seq2seq(str(place / "model")).tokenizer
+    corpora = [build_corpus(SENTENCES, tokenizer, 20, targets) for targets in ((), SENTENCES)]
+    for one, other in zip(*corpora, strict=True):
+        assert one.input_ids.tobytes() == other.input_ids.tobytes()
+        assert one.maskable.tobytes() == other.maskable.tobytes()
 
 
 def test_as_many_steps_whatever_the_number_of_pairs(place):

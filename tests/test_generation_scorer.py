@@ -17,6 +17,7 @@ from envs.adaptation.generation_scorer import (
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 from envs.adaptation.mass import random_fragment, random_scattered
 from envs.models.new_model import ModelSize, new_model
+from envs.models.new_tokenizer import train_tokenizer
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
 from envs.text.corpus import build_corpus
@@ -110,6 +111,24 @@ def test_nll_is_the_models_own(model, task, job):
     assert score.metrics["nll"] == pytest.approx(total / tokens, rel=1e-5)
     together = GenerationScorer(model, task)(replace(untouched, settings=SETTINGS))
     assert together.metrics["nll"] == pytest.approx(score.metrics["nll"], rel=1e-5)
+
+
+def test_unknown_words_are_hidden_from_the_decoder():
+    """But for those in the fragment: they are words, not special tokens."""
+    tokenizer = train_tokenizer(SENTENCES, "unigram", vocab_size=330, max_length=64)
+    t5 = new_model("t5", "seq2seq", tokenizer, ModelSize(16, 1, 2, 64))
+    scorer = GenerationScorer(Seq2SeqModel("t5", t5, tokenizer), Generation(tokenizer))
+    context = build_corpus(["The Ж river Ж flows"], tokenizer, 30).contexts[0]
+    places = np.flatnonzero(context.input_ids == tokenizer.unk_token_id)
+    assert len(places) == 2
+    mask = np.zeros(len(context), dtype=bool)
+    mask[places[1] :] = context.maskable[places[1] :]
+    job = ScoreJob([context], [mask], [], [], replace(SETTINGS, corruption="mask"), seed=0)
+    (made,) = scorer._sequences(job, [0])
+    shown = made.decoder_ids[2 : places[1] + 1]  # after the start and the begin of sequence
+    assert (shown == tokenizer.mask_token_id).all()
+    assert made.decoder_ids[places[1] + 1] == tokenizer.unk_token_id
+    assert made.decoder_ids[1] == tokenizer.bos_token_id
 
 
 def test_no_generator_of_the_user_is_touched(model, task, job):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, models, processors
 
 from envs.models.architectures import ARCHITECTURES
 from envs.models.heads import has_head
@@ -120,6 +121,29 @@ def test_the_decoder_starts_as_in_training(name, tokenizers):
         for beams in (1, 2):
             rows = lm.generate(lm.sources([target, target[:4]]), max_new_tokens=4, beams=beams)
             assert [tuple(row[:2].tolist()) for row in rows] == [lm.start_ids] * 2
+
+
+@pytest.mark.parametrize("unknown", ["<unk>", None])
+def test_a_letter_that_the_tokenizer_lacks_is_no_first_token(unknown):
+    """Targets are `$A </s>`: an unknown "a", or the end if it is dropped, would begin them all."""
+    special = ["<pad>", "</s>", "<mask>", *([unknown] if unknown else [])]
+    vocab = {token: number for number, token in enumerate([*special, *"bcdé"])}
+    backend = Tokenizer(models.BPE(vocab, [], unk_token=unknown))
+    end = ("</s>", vocab["</s>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[end]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="</s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+        unk_token=unknown,
+        model_max_length=64,
+    )
+    lm = Seq2SeqModel("t5", new_model("t5", "seq2seq", tokenizer, SIZE), tokenizer)
+    assert lm.start_ids == (lm.model.config.decoder_start_token_id,)
 
 
 def test_saving_and_loading(tokenizers, tmp_path):

@@ -19,6 +19,7 @@ from envs.adaptation.mass import MaskedSequence, masked_sequence
 from envs.adaptation.scorer import FINETUNE, PRETRAIN, Scorer, length_batches, seed_everything
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation, PairFeature
+from envs.text.corpus import special_marks
 
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises: encoder-decoders from scratch need it."""
@@ -173,8 +174,7 @@ class GenerationScorer(Scorer):
 
     def _sequences(self, job: ScoreJob, chosen: Sequence[int]) -> list[MaskedSequence]:
         corrupted, labels = self._corrupt(job, chosen)
-        special_V = np.zeros(max(self.model.vocab_size, len(self.model.tokenizer)), dtype=bool)
-        special_V[self.model.tokenizer.all_special_ids] = True
+        marks = special_marks(self.model.tokenizer)
         shifted: dict[int, np.ndarray] = {}
         sequences = []
         for n, i in enumerate(chosen):
@@ -188,7 +188,7 @@ class GenerationScorer(Scorer):
                     labels[n],
                     ids,
                     mask_token_id=self.model.mask_token_id,
-                    special=special_V[ids],
+                    special=np.isin(ids, marks),
                 )
             )
         return sequences

@@ -52,7 +52,8 @@ def masked_sequence(
             it, so that decoder position i predicts token i.
         mask_token_id: what the decoder sees instead of a token that the encoder sees.
         special: where ``shifted_ids`` has a special token, bool (n,): start token, begin of
-            sequence, a language. They are in no fragment, and the decoder sees them always.
+            sequence, a language. They are in no fragment, and the decoder sees them always. An
+            unknown word is none of them.
     """
     masked = labels != IGNORE
     end = int(np.flatnonzero(masked)[-1]) + 1

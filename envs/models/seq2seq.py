@@ -21,6 +21,7 @@ from envs.models.dropout import fast_dropout, use_fast_dropout
 from envs.models.flat import FlatParameters
 from envs.models.runtime import Precision, choose_precision
 from envs.models.windows import content_window
+from envs.text.corpus import special_marks
 from envs.text.corruption import IGNORE
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ class Seq2SeqModel:
         self.flat = FlatParameters(self.model)
         own = self.model.config.pad_token_id
         self._pad = int(tokenizer.pad_token_id if own is None else own)
-        target = np.asarray(tokenizer(text_target="a")["input_ids"], dtype=np.int64)
-        first = {int(target[0])} & set(tokenizer.all_special_ids)
-        self.start_ids = (int(self.shifted(target)[0]), *first)
+        target = _some_target(tokenizer)
+        first = target[:1][np.isin(target[:1], special_marks(tokenizer))]
+        self.start_ids = (int(self.shifted(target)[0]), *first.tolist())
 
     @property
     def vocab_size(self) -> int:
@@ -273,3 +274,14 @@ def _mask_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
             "one with tokenizer.add_special_tokens({'mask_token': '<mask>'}) and resize the model."
         )
     return int(token)
+
+
+def _some_target(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """The ids of a target that holds more than special tokens, int64 (m,)."""
+    marks = special_marks(tokenizer)
+    # A tokenizer may have no letter "a", and drop it: an end alone would pass for a beginning.
+    for text in ("a", *tokenizer.get_vocab()):
+        target = np.asarray(tokenizer(text_target=text)["input_ids"], dtype=np.int64)
+        if not np.isin(target, marks).all():
+            break
+    return target

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,11 +65,20 @@ class Corpus:
 
 
 def build_corpus(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, window: int
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    targets: Collection[str] = (),
 ) -> Corpus:
     """Cut documents into windows of at most ``window`` content tokens (special tokens come on top).
 
     Word ids are those of ``envs.text.words``.
+
+    Args:
+        documents: texts.
+        tokenizer: a fast one.
+        window: content tokens.
+        targets: those of the documents that are in the target language, see ``target_language``.
 
     Raises:
         EmptyCorpusError: if no document has a token.
@@ -77,13 +87,32 @@ def build_corpus(
     marks, words = special_marks(tokenizer), WordIds(tokenizer)
     texts = list(documents)
     for number, text in enumerate(texts):
-        contexts.extend(_windows(text, number, words, window, marks))
+        with target_language(tokenizer) if text in targets else nullcontext():
+            contexts.extend(_windows(text, number, words, window, marks))
     if not contexts:
         raise EmptyCorpusError(
             "The corpus is empty: no document holds any text. "
             "Give a file with at least one non-empty document."
         )
     return Corpus(contexts, tokenizer, texts)
+
+
+@contextmanager
+def target_language(tokenizer: Any) -> Iterator[None]:
+    """Texts are in the target language meanwhile, for tokenizers that have languages (mBART, NLLB).
+
+    Not as targets of a source, but to be masked: marked as sources are, with the target's code,
+    from which the decoder's start follows.
+    """
+    target = getattr(tokenizer, "tgt_lang", None)
+    if target is None:
+        yield
+        return
+    source, tokenizer.src_lang = tokenizer.src_lang, target
+    try:
+        yield
+    finally:
+        tokenizer.src_lang = source
 
 
 def special_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
