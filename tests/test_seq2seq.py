@@ -14,7 +14,7 @@ from envs.models.heads import has_head
 from envs.models.loading import ModelNotFoundError, load_seq2seq
 from envs.models.new_model import ModelSize, UnknownArchitectureError, new_model
 from envs.models.new_tokenizer import FAMILIES, TokenizerTrainingError, train_tokenizer
-from envs.models.seq2seq import Seq2SeqModel
+from envs.models.seq2seq import Seq2SeqModel, _fast_functional_dropout
 from tests.conftest import SENTENCES
 
 SIZE = ModelSize(width=32, layers=1, heads=2, length=64)
@@ -106,6 +106,8 @@ def test_dropout_by_function_is_drawn_and_the_librarys_put_back(tokenizers):
     torch.testing.assert_close(losses(), first)
     model.model.eval()
     torch.testing.assert_close(losses(), losses())
+    with _fast_functional_dropout():
+        assert not torch.nn.functional.dropout(torch.ones(9), 1.0).any()
     assert torch.nn.functional.dropout is library
 
 
