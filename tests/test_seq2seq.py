@@ -89,6 +89,18 @@ def test_losses_are_the_models_own(name, tokenizers):
     torch.testing.assert_close(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [40, 100])
+def test_the_longest_input_need_not_fill_led_s_windows(length):
+    tokenizer = train_tokenizer(SENTENCES, "bpe", vocab_size=330, max_length=length)
+    size = ModelSize(width=16, layers=1, heads=2, length=length)
+    lm = Seq2SeqModel("led", new_model("led", "seq2seq", tokenizer, size), tokenizer)
+    assert lm.max_length == length
+    longest = np.full(length, 9)
+    with torch.inference_mode():
+        losses = lm.token_losses(lm.sources([longest]), [longest], [longest])
+    assert losses.shape == (length,)
+
+
 def test_dropout_by_function_is_drawn_and_the_librarys_put_back(tokenizers):
     """BART's layers call ``F.dropout``; its own is back afterwards."""
     library = torch.nn.functional.dropout
