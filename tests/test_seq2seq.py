@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
 from envs.models.architectures import ARCHITECTURES
 from envs.models.heads import has_head
@@ -183,3 +184,16 @@ def test_languages_are_set_on_tokenizers_that_have_them(tokenizers, tmp_path):
     make("mbart", tokenizers).save(tmp_path)
     with pytest.raises(ValueError, match="knows no languages"):
         load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
+
+
+def test_languages_are_special_tokens_that_have_no_other_role(tmp_path):
+    """A piece of a word, taken for a language, would begin every target."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "en", "de", *FAIRSEQ_LANGUAGE_CODES, "<mask>"]
+    tokenizer = transformers.MBartTokenizer(vocab=[(piece, 0.0) for piece in pieces])
+    new_model("mbart", "seq2seq", tokenizer, SIZE).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for languages in (("en", "de"), ("en_XX", "</s>"), ("<mask>", "de_DE")):
+        with pytest.raises(ValueError, match=r"has no language .* such as ar_AR, cs_CZ, de_DE"):
+            load_seq2seq(str(tmp_path), languages=languages)
+    lm = load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
+    assert lm.start_ids == (tokenizer.convert_tokens_to_ids("de_DE"),)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from envs.models.architectures import LOADING
 from envs.models.cache import cache_folder
-from envs.models.fast_tokenizer import fast_twin, no_moses_needed
+from envs.models.fast_tokenizer import ROLES, fast_twin, no_moses_needed
 from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
@@ -117,7 +117,7 @@ def load_seq2seq(
     Raises:
         ModelNotFoundError: if there is no such model or no tokenizer.
         ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
-            that could stand for a masked token, or there is no such device.
+            that could stand for a masked token or no such language, or there is no such device.
     """
     check_device(device)
     source = _source(name, cold_head=False)
@@ -148,9 +148,14 @@ def _set_languages(
 ) -> None:
     if not hasattr(tokenizer, "tgt_lang"):
         raise ValueError(f"The tokenizer of {name!r} knows no languages; leave them out.")
-    unknown = [code for code in languages if code not in tokenizer.get_vocab()]
+    roles = {getattr(tokenizer, f"{role}_token") for role in ROLES}
+    known = [token for token in tokenizer.all_special_tokens if token not in roles]
+    unknown = [code for code in languages if code not in known]
     if unknown:
-        raise ValueError(f"The tokenizer of {name!r} has no language {', '.join(unknown)}.")
+        raise ValueError(
+            f"The tokenizer of {name!r} has no language {', '.join(unknown)}; give two of its "
+            f"{len(known)} codes, such as {', '.join(known[:5])}."
+        )
     tokenizer.src_lang, tokenizer.tgt_lang = languages
 
 
