@@ -31,6 +31,8 @@ SHORT_NAMES = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncas
 MINILM = "minilm"
 PATIENCE = 3.0
 """Seconds in which the hub's machine must take a connection."""
+UNREAD = {"pooler", "contact_head"}
+"""Parts of encoders that nothing here reads, which a checkpoint may lack."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -81,7 +83,8 @@ def load_language_model(
         cold_head: accept minilm without a trained masked-LM head.
 
     Raises:
-        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head.
+        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, or if
+            weights are missing or of other sizes than config.json says.
         ValueError: if the architecture has no masked-LM head or no mask token, or there is no such
             device.
     """
@@ -115,7 +118,8 @@ def load_seq2seq(
             them (mBART: ``en_XX``, ``de_DE``).
 
     Raises:
-        ModelNotFoundError: if there is no such model or no tokenizer.
+        ModelNotFoundError: if there is no such model or no tokenizer, or if weights are missing or
+            of other sizes than config.json says.
         ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
             that could stand for a masked token or no such language, or there is no such device.
     """
@@ -216,6 +220,7 @@ def _load_model(
             output_loading_info=True,
             config=config,
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are told below, by name
             use_safetensors=None if allow_pickle else True,
             local_files_only=_only_local(source),
             trust_remote_code=False,
@@ -229,12 +234,37 @@ def _load_model(
             f"{name!r} has no model.safetensors. Make one: load the model with transformers where "
             "you trust its pytorch_model.bin, and write it with save_pretrained."
         ) from error
+    if found["mismatched_keys"]:
+        weight, stored, described = min(found["mismatched_keys"])
+        raise ModelNotFoundError(
+            f"The config.json of {name!r} does not fit its weights: {weight} is {tuple(stored)} in "
+            f"the file and would be {tuple(described)}; get both anew."
+        )
+    if lacking := _lacking(model, head, found["missing_keys"]):
+        raise ModelNotFoundError(
+            f"The weights of {name!r} lack {len(lacking)} of those that its config.json describes, "
+            f"such as {lacking[0]}; get both anew."
+        )
     if not cold_head and _lacks_head(model, found["missing_keys"]):
         raise ModelNotFoundError(
             f"{name!r} has no trained masked-LM head: train one by `nmg prepare-lm --model {name} "
             "--corpus FILE --output DIR`, with any plain text of the language, and give that one."
         )
     return model
+
+
+def _lacking(model: PreTrainedModel, head: Head, missing: Iterable[str]) -> list[str]:
+    """Weights that were not in the file, and so are random; a masked-LM head's do not count."""
+    inside = f"{model.base_model_prefix}." if head == "masked" else ""
+    weights = {name for name, _ in model.named_parameters()}
+    return sorted(
+        name
+        for name in weights.intersection(missing)
+        if name.startswith(inside)
+        and UNREAD.isdisjoint(name.split("."))
+        # Computed, not trained, though parameters: checkpoints of Pegasus and FSMT leave them out.
+        and "Sinusoidal" not in type(model.get_submodule(name.rpartition(".")[0])).__name__
+    )
 
 
 def _lacks_head(model: PreTrainedModel, missing: Iterable[str]) -> bool:
@@ -287,10 +317,10 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 source, local_files_only=_only_local(source), trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any class: the files are taken apart unchecked
         raise ModelNotFoundError(
-            f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "
-            "with tokenizer.save_pretrained(folder)."
+            f"The tokenizer of {name!r} cannot be read ({error!r}); save one into the model's "
+            "folder with tokenizer.save_pretrained(folder)."
         ) from error
     if not tokenizer.is_fast and (twin := fast_twin(tokenizer)) is not None:
         return twin
