@@ -14,11 +14,16 @@ from masking_toy import ToyMasking, TypeStates
 from agents.actor_critic import MaskingActorCritic
 from agents.adversarial import AdversarialMasking
 from envs.adaptation.jobs import Feature
+from envs.models.dropout import use_fast_dropout
 from envs.models.language_model import LanguageModel
+from envs.models.new_model import ModelSize, new_model
+from envs.models.new_tokenizer import train_tokenizer
+from envs.models.seq2seq import _fast_functional_dropout
 from envs.references import UniformRandom, reference_masks
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import TextExample
+from tests.conftest import SENTENCES
 
 LENGTHS = (9, 17, 4)
 
@@ -88,3 +93,18 @@ def test_fine_tuning(lm, kind) -> None:
         loss.backward()
     assert loss.shape == ()
     assert loss.device == torch.device("meta")
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_dropout_of_sequence_to_sequence_models(name) -> None:
+    """BART's layers call ``F.dropout``, T5's are modules."""
+    tokenizer = train_tokenizer(SENTENCES, "bpe", vocab_size=330, max_length=64)
+    model = new_model(name, "seq2seq", tokenizer, ModelSize(width=16, layers=1, heads=2, length=64))
+    use_fast_dropout(model)
+    model.to("meta").train()
+    model.set_attn_implementation("eager")  # the fused kernel's mask asks for a value
+    ids = torch.full((2, 9), 7, device="meta")
+    with _fast_functional_dropout():
+        logits = model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
+    assert logits.shape == (2, 9, len(tokenizer))
+    assert logits.device == torch.device("meta")

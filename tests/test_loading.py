@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from envs.models import loading
-from envs.models.loading import ModelNotFoundError, load_language_model
+from envs.models.architectures import ARCHITECTURES
+from envs.models.heads import Head
+from envs.models.loading import ModelNotFoundError, load_language_model, load_seq2seq
+from envs.models.new_model import ModelSize, new_model
+from envs.models.new_tokenizer import train_tokenizer
+from tests.conftest import SENTENCES
 
 
 def test_a_folder_without_tokenizer_or_safetensors_is_refused(tmp_path, tiny_masked_lm) -> None:
@@ -31,6 +39,11 @@ def test_damaged_files_of_a_model_are_named(tmp_path, tiny_masked_lm, tiny_token
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelNotFoundError, match=r"model\.safetensors of .* is damaged"):
         load_language_model(str(tmp_path))
+    tiny_masked_lm.save_pretrained(tmp_path)
+    for content in ("[]", '{"version": "1.0", "model": {"type": "None"}}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ModelNotFoundError, match=r"tokenizer of .* cannot be read"):
+            load_language_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelNotFoundError, match=r"config\.json of .* describes no model"):
         load_language_model(str(tmp_path))
@@ -89,6 +102,64 @@ def test_an_encoder_without_its_head_is_not_taken_for_a_language_model(
     load_language_model(str(tmp_path), cold_head=True)
     tiny_masked_lm.save_pretrained(tmp_path)
     load_language_model(str(tmp_path))
+
+
+LOADERS = {"masked": load_language_model, "seq2seq": load_seq2seq}
+
+
+def save_without(folder: Path, kind: str, head: Head, *parts: str) -> PreTrainedModel:
+    """A small model, saved but for the weights that have one of the parts in their names."""
+    tokenizer = train_tokenizer(SENTENCES, ARCHITECTURES[kind].tokenizer, vocab_size=330)
+    model = new_model(kind, head, tokenizer, ModelSize(width=16, layers=1, heads=2, length=64))
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    kept = {name: w for name, w in stored.items() if not any(part in name for part in parts)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "part"),
+    [
+        ("bert", "masked", "encoder.layer."),
+        ("roberta", "masked", "word_embeddings"),
+        ("bart", "seq2seq", "decoder.layers"),
+        ("bart", "seq2seq", "shared"),
+        ("t5", "seq2seq", "encoder."),
+    ],
+)
+def test_weights_that_are_missing_are_not_drawn_at_random(kind, head, part, tmp_path) -> None:
+    save_without(tmp_path, kind, head, part)
+    with pytest.raises(ModelNotFoundError, match=rf"lack \d+ of those .*{part}"):
+        LOADERS[head](str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "part"),
+    [
+        ("big_bird", "masked", "pooler"),
+        ("roformer", "masked", "embed_positions"),
+        ("pegasus", "seq2seq", "embed_positions"),
+    ],
+)
+def test_what_is_computed_tied_or_never_read_may_be_missing(kind, head, part, tmp_path) -> None:
+    model = save_without(tmp_path, kind, head, part, "decoder.bias", "embed_tokens", "lm_head")
+    again = LOADERS[head](str(tmp_path)).model.state_dict()
+    for name, weight in model.state_dict().items():
+        if "pooler" not in name:
+            torch.testing.assert_close(again[name], weight)
+
+
+def test_sizes_other_than_those_of_the_weights_are_named(
+    tmp_path, tiny_masked_lm, tiny_tokenizer
+) -> None:
+    tiny_masked_lm.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    tiny_masked_lm.config.intermediate_size = 48
+    tiny_masked_lm.config.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"bias is \(64,\) in the file .* be \(48,\)"):
+        load_language_model(str(tmp_path))
 
 
 def test_code_in_a_model_s_folder_is_not_run_nor_asked_for(

@@ -9,13 +9,14 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, processors
+from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
 from envs.models.architectures import ARCHITECTURES
 from envs.models.heads import has_head
 from envs.models.loading import ModelNotFoundError, load_seq2seq
 from envs.models.new_model import ModelSize, UnknownArchitectureError, new_model
 from envs.models.new_tokenizer import FAMILIES, TokenizerTrainingError, train_tokenizer
-from envs.models.seq2seq import Seq2SeqModel
+from envs.models.seq2seq import Seq2SeqModel, _fast_functional_dropout
 from tests.conftest import SENTENCES
 
 SIZE = ModelSize(width=32, layers=1, heads=2, length=64)
@@ -90,6 +91,18 @@ def test_losses_are_the_models_own(name, tokenizers):
     torch.testing.assert_close(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [40, 100])
+def test_the_longest_input_need_not_fill_led_s_windows(length):
+    tokenizer = train_tokenizer(SENTENCES, "bpe", vocab_size=330, max_length=length)
+    size = ModelSize(width=16, layers=1, heads=2, length=length)
+    lm = Seq2SeqModel("led", new_model("led", "seq2seq", tokenizer, size), tokenizer)
+    assert lm.max_length == length
+    longest = np.full(length, 9)
+    with torch.inference_mode():
+        losses = lm.token_losses(lm.sources([longest]), [longest], [longest])
+    assert losses.shape == (length,)
+
+
 def test_dropout_by_function_is_drawn_and_the_librarys_put_back(tokenizers):
     """BART's layers call ``F.dropout``; its own is back afterwards."""
     library = torch.nn.functional.dropout
@@ -107,6 +120,8 @@ def test_dropout_by_function_is_drawn_and_the_librarys_put_back(tokenizers):
     torch.testing.assert_close(losses(), first)
     model.model.eval()
     torch.testing.assert_close(losses(), losses())
+    with _fast_functional_dropout():
+        assert not torch.nn.functional.dropout(torch.ones(9), 1.0).any()
     assert torch.nn.functional.dropout is library
 
 
@@ -193,3 +208,16 @@ def test_languages_are_set_on_tokenizers_that_have_them(tokenizers, tmp_path):
     make("mbart", tokenizers).save(tmp_path)
     with pytest.raises(ValueError, match="knows no languages"):
         load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
+
+
+def test_languages_are_special_tokens_that_have_no_other_role(tmp_path):
+    """A piece of a word, taken for a language, would begin every target."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "en", "de", *FAIRSEQ_LANGUAGE_CODES, "<mask>"]
+    tokenizer = transformers.MBartTokenizer(vocab=[(piece, 0.0) for piece in pieces])
+    new_model("mbart", "seq2seq", tokenizer, SIZE).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for languages in (("en", "de"), ("en_XX", "</s>"), ("<mask>", "de_DE")):
+        with pytest.raises(ValueError, match=r"has no language .* such as ar_AR, cs_CZ, de_DE"):
+            load_seq2seq(str(tmp_path), languages=languages)
+    lm = load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
+    assert lm.start_ids == (tokenizer.convert_tokens_to_ids("de_DE"),)

@@ -34,6 +34,8 @@ class Of(Enum):
     EACH = "each"
     """One attention window (``WINDOW``) a layer."""
     POSITIONS = "positions"
+    WINDOWS = "windows"
+    """Positions for inputs padded to a multiple of ``WINDOW``."""
     VOCABULARY = "vocabulary"
     PAD = "pad"
     END = "end"
@@ -154,10 +156,11 @@ _TABLE = (
         "bpe",
         {
             **_LED,
-            "max_encoder_position_embeddings": Of.POSITIONS,
+            "max_encoder_position_embeddings": Of.WINDOWS,
             "max_decoder_position_embeddings": Of.POSITIONS,
             "attention_window": Of.EACH,
         },
+        trap="positions for the padding, too: its encoder pads inputs to whole windows",
     ),
     Architecture(
         "Longformer",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import dropout as library_dropout
 
 from envs.models.native.library import library
 
@@ -113,7 +113,8 @@ class _Dropout(torch.autograd.Function):
 def fast_dropout(x: Tensor, rate: float) -> Tensor:
     """Dropout as ``F.dropout`` does it in training. Draws from torch's global generator."""
     if x.device.type != "cpu" or rate >= 1:
-        return F.dropout(x, rate)
+        # Bound at import: while a sequence-to-sequence model runs, ``F.dropout`` is this function.
+        return library_dropout(x, rate)
     return _Dropout.apply(x, rate)
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from envs.models.architectures import LOADING
 from envs.models.cache import cache_folder
-from envs.models.fast_tokenizer import fast_twin, no_moses_needed
+from envs.models.fast_tokenizer import ROLES, fast_twin, no_moses_needed
 from envs.models.heads import Head, has_head, missing_head, missing_model
 from envs.models.language_model import LanguageModel
 from envs.models.quiet import quiet
@@ -31,6 +31,8 @@ SHORT_NAMES = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncas
 MINILM = "minilm"
 PATIENCE = 3.0
 """Seconds in which the hub's machine must take a connection."""
+UNREAD = {"pooler", "contact_head"}
+"""Parts of encoders that nothing here reads, which a checkpoint may lack."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -81,7 +83,8 @@ def load_language_model(
         cold_head: accept minilm without a trained masked-LM head.
 
     Raises:
-        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head.
+        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, or if
+            weights are missing or of other sizes than config.json says.
         ValueError: if the architecture has no masked-LM head or no mask token, or there is no such
             device.
     """
@@ -115,9 +118,10 @@ def load_seq2seq(
             them (mBART: ``en_XX``, ``de_DE``).
 
     Raises:
-        ModelNotFoundError: if there is no such model or no tokenizer.
+        ModelNotFoundError: if there is no such model or no tokenizer, or if weights are missing or
+            of other sizes than config.json says.
         ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
-            that could stand for a masked token, or there is no such device.
+            that could stand for a masked token or no such language, or there is no such device.
     """
     check_device(device)
     source = _source(name, cold_head=False)
@@ -148,9 +152,14 @@ def _set_languages(
 ) -> None:
     if not hasattr(tokenizer, "tgt_lang"):
         raise ValueError(f"The tokenizer of {name!r} knows no languages; leave them out.")
-    unknown = [code for code in languages if code not in tokenizer.get_vocab()]
+    roles = {getattr(tokenizer, f"{role}_token") for role in ROLES}
+    known = [token for token in tokenizer.all_special_tokens if token not in roles]
+    unknown = [code for code in languages if code not in known]
     if unknown:
-        raise ValueError(f"The tokenizer of {name!r} has no language {', '.join(unknown)}.")
+        raise ValueError(
+            f"The tokenizer of {name!r} has no language {', '.join(unknown)}; give two of its "
+            f"{len(known)} codes, such as {', '.join(known[:5])}."
+        )
     tokenizer.src_lang, tokenizer.tgt_lang = languages
 
 
@@ -211,6 +220,7 @@ def _load_model(
             output_loading_info=True,
             config=config,
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are told below, by name
             use_safetensors=None if allow_pickle else True,
             local_files_only=_only_local(source),
             trust_remote_code=False,
@@ -224,12 +234,37 @@ def _load_model(
             f"{name!r} has no model.safetensors. Make one: load the model with transformers where "
             "you trust its pytorch_model.bin, and write it with save_pretrained."
         ) from error
+    if found["mismatched_keys"]:
+        weight, stored, described = min(found["mismatched_keys"])
+        raise ModelNotFoundError(
+            f"The config.json of {name!r} does not fit its weights: {weight} is {tuple(stored)} in "
+            f"the file and would be {tuple(described)}; get both anew."
+        )
+    if lacking := _lacking(model, head, found["missing_keys"]):
+        raise ModelNotFoundError(
+            f"The weights of {name!r} lack {len(lacking)} of those that its config.json describes, "
+            f"such as {lacking[0]}; get both anew."
+        )
     if not cold_head and _lacks_head(model, found["missing_keys"]):
         raise ModelNotFoundError(
             f"{name!r} has no trained masked-LM head: train one by `nmg prepare-lm --model {name} "
             "--corpus FILE --output DIR`, with any plain text of the language, and give that one."
         )
     return model
+
+
+def _lacking(model: PreTrainedModel, head: Head, missing: Iterable[str]) -> list[str]:
+    """Weights that were not in the file, and so are random; a masked-LM head's do not count."""
+    inside = f"{model.base_model_prefix}." if head == "masked" else ""
+    weights = {name for name, _ in model.named_parameters()}
+    return sorted(
+        name
+        for name in weights.intersection(missing)
+        if name.startswith(inside)
+        and UNREAD.isdisjoint(name.split("."))
+        # Computed, not trained, though parameters: checkpoints of Pegasus and FSMT leave them out.
+        and "Sinusoidal" not in type(model.get_submodule(name.rpartition(".")[0])).__name__
+    )
 
 
 def _lacks_head(model: PreTrainedModel, missing: Iterable[str]) -> bool:
@@ -282,10 +317,10 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 source, local_files_only=_only_local(source), trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any class: the files are taken apart unchecked
         raise ModelNotFoundError(
-            f"The tokenizer of {name!r} cannot be read: {error}. Save one into the model's folder "
-            "with tokenizer.save_pretrained(folder)."
+            f"The tokenizer of {name!r} cannot be read ({error!r}); save one into the model's "
+            "folder with tokenizer.save_pretrained(folder)."
         ) from error
     if not tokenizer.is_fast and (twin := fast_twin(tokenizer)) is not None:
         return twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ def _values(size: ModelSize, tokenizer: PreTrainedTokenizerBase) -> dict[Of, Any
         Of.EACH: [WINDOW] * size.layers,
         # RoBERTa's kin begin to count after the padding id; a few more do no harm elsewhere.
         Of.POSITIONS: size.length + 8,
+        Of.WINDOWS: math.ceil(size.length / WINDOW) * WINDOW + 8,
         Of.VOCABULARY: len(tokenizer),
         Of.PAD: tokenizer.pad_token_id,
         # Tokenizers of BERT's kin end a text with [SEP] and name no other end.
