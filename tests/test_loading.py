@@ -44,6 +44,13 @@ def test_damaged_files_of_a_model_are_named(tmp_path, tiny_masked_lm, tiny_token
         (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(ModelNotFoundError, match=r"tokenizer of .* cannot be read"):
             load_language_model(str(tmp_path))
+    tiny_tokenizer.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    for wrong in ({"hidden_size": "wide"}, {"num_attention_heads": 3}):
+        (tmp_path / "config.json").write_text(json.dumps(described | wrong))
+        with pytest.raises(ModelNotFoundError, match=r"config\.json of .* can be made") as caught:
+            load_language_model(str(tmp_path))
+        assert "\n" not in str(caught.value)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelNotFoundError, match=r"config\.json of .* describes no model"):
         load_language_model(str(tmp_path))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from envs.models.architectures import LOADING
@@ -234,6 +235,8 @@ def _load_model(
             f"{name!r} has no model.safetensors. Make one: load the model with transformers where "
             "you trust its pytorch_model.bin, and write it with save_pretrained."
         ) from error
+    except ValueError as error:
+        raise _no_fit(name, error) from error
     if found["mismatched_keys"]:
         weight, stored, described = min(found["mismatched_keys"])
         raise ModelNotFoundError(
@@ -281,8 +284,17 @@ def _load_config(name: str, source: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(
             source, local_files_only=_only_local(source), trust_remote_code=False
         )
+    except StrictDataclassError as error:
+        raise _no_fit(name, error) from error
     except (OSError, ValueError) as error:
         raise _no_model(name, source) from error
+
+
+def _no_fit(name: str, error: Exception) -> ModelNotFoundError:
+    reason = " ".join(str(error).split())
+    return ModelNotFoundError(
+        f"The config.json of {name!r} describes no model that can be made ({reason}); get it anew."
+    )
 
 
 def _no_model(name: str, source: str) -> ModelNotFoundError:
