@@ -36,6 +36,7 @@ from agents.strategies.shuffled import inclusion, systematic
 from agents.strategies.wording import name_words
 from envs.spaces import observation_row, pad_contexts
 from envs.text.corpus import build_corpus
+from nmg.maskings import measured
 
 DOCUMENTS = (
     "The engineer Marie Holt designed the bridge of Arden in 1902. It crosses the river Sel.",
@@ -475,8 +476,20 @@ def test_shuffled_does_not_copy_the_policy_where_it_was_measured():
         return (masks & original).sum() / original.sum()
 
     assert shared(observation) == pytest.approx(0.1, abs=0.04)  # chance
+    observation["context_id"] *= 4
+    assert shared(observation) == pytest.approx(0.1, abs=0.04)
+    with pytest.warns(UserWarning, match="on a single context"):
+        ShuffledPolicy(policy, {name: a[:1] for name, a in observation.items()})
     unnumbered = {name: a for name, a in observation.items() if name != "context_id"}
     assert shared(unnumbered) == 1.0
+
+
+@pytest.mark.parametrize("n", [1_999, 2_000, 2_001, 4_000, 4_001, 6_500])
+def test_shuffled_is_measured_on_even_and_odd_contexts(n):
+    ids = measured({"input_ids": np.arange(n)})["input_ids"]
+    assert n / 6 < len(ids) <= 2_000
+    assert abs(np.mean(ids % 2) - 0.5) < 0.01
+    assert len(np.unique(np.diff(ids))) == 1
 
 
 def test_shuffled_copies_a_policy_that_saves_budget():
