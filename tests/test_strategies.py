@@ -29,7 +29,12 @@ from agents.strategies import (
 )
 from agents.strategies.base import Batch
 from agents.strategies.collocations import pmi_scores
-from agents.strategies.counts import document_frequency, inverse_document_frequency, word_types
+from agents.strategies.counts import (
+    document_frequency,
+    inverse_document_frequency,
+    smooth_idf,
+    word_types,
+)
 from agents.strategies.recurring import recurring_spans
 from agents.strategies.scored import anchor_similarity, domain_anchors
 from agents.strategies.shuffled import inclusion, systematic
@@ -322,13 +327,27 @@ def test_pmi_masks_units_as_one(tiny_tokenizer):
 
 
 def test_difference_prefers_words_near_the_anchors():
-    domain, reference = np.array([50, 10, 0, 5]), np.array([500, 0, 400, 100])
-    # the frequent word of both corpora loses to the one the reference does not hold
+    domain, reference = np.array([50, 10, 0, 5]), smooth_idf(np.array([9, 0, 5, 4]), 9)
+    # 50 ln(10/10), 10 ln(10/1), 0 ln(10/6), 5 ln(10/5)
+    assert domain_anchors(domain, reference).tolist() == [1, 3]
     anchors = domain_anchors(domain, reference, n_anchors=1)
-    assert anchors.tolist() == [1]
     embeddings = np.array([[0, 1.0], [2.0, 0], [1.0, 1.0], [-1.0, 0]])
     near = anchor_similarity(embeddings, anchors)
     np.testing.assert_allclose(np.exp(near), [0.01, 1, math.sqrt(0.5), 0.01])
+
+
+def test_difference_anchors_on_words_of_the_domain_alone(tiny_tokenizer):
+    def contexts(*documents):
+        return list(build_corpus(documents, tiny_tokenizer, window=64))
+
+    domain = contexts("the protein; the §; the protein; the §;")
+    given = {"tokenizer": tiny_tokenizer, "embeddings": np.eye(len(tiny_tokenizer))}
+    reference = contexts("the film is good", "the end", "the music")
+    strategy = make_strategy("difference", contexts=domain, reference_contexts=reference, **given)
+    anchors = np.flatnonzero(strategy.table_V == 0)
+    assert tiny_tokenizer.decode(anchors.tolist()) == "protein"
+    with pytest.raises(ValueError, match="no word of the domain"):
+        make_strategy("difference", contexts=domain, reference_contexts=domain, **given)
 
 
 def text_of(tokenizer, corpus, mask, row=0):
