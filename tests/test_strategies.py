@@ -35,6 +35,7 @@ from agents.strategies.counts import (
     smooth_idf,
     word_types,
 )
+from agents.strategies.entities import spelled_entities
 from agents.strategies.recurring import recurring_spans
 from agents.strategies.scored import anchor_similarity, domain_anchors
 from agents.strategies.shuffled import inclusion, systematic
@@ -403,6 +404,34 @@ def test_salient_takes_one_span_a_sentence(bpe_tokenizer):
         assert second == "Sel"
         firsts.add(first.strip())
     assert firsts == {"Marie Holt", "Arden", "1902"}
+
+
+def test_salient_does_not_end_sentences_inside_numbers(tiny_tokenizer):
+    documents = ["growth in Sel is 3.5 days in Arden."]
+    corpus, observation = observe(tiny_tokenizer, 1.0, documents)
+    strategy = Salient(tiny_tokenizer, names={"arden", "sel"}, fill=False)
+    drawn = set()
+    for _ in range(40):
+        mask, _ = strategy.predict(observation)
+        drawn.add(text_of(tiny_tokenizer, corpus, mask).replace(" ", ""))
+    assert drawn == {"sel", "3.5", "arden"}
+
+
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("He was born on 12 May 1990 in Paris", ["12 May 1990", "Paris"]),
+        ("May 12 , 1990 was a Monday", ["May 12 , 1990", "Monday"]),
+        ("she met Ada in Sept 1843", ["Ada", "Sept 1843"]),
+        ("it opened on 3 June", ["3 June"]),
+        ("from 1990 may follow what is 2.5 times as much", ["1990", "2.5"]),
+        ("she left in May with Theresa May", ["May", "Theresa May"]),
+    ],
+)
+def test_dates_are_one_entity(text, entities):
+    words = text.split()
+    found = spelled_entities(words)
+    assert [" ".join(words[first : last + 1]) for first, last in found] == entities
 
 
 def test_punctuation(tokenizer):

@@ -25,6 +25,13 @@ _ENGLISH = """
 FUNCTION_WORDS = frozenset(_ENGLISH.split())
 """English words that say little on their own."""
 
+_MONTHS = """
+    january february march april may june july august september october november december
+    jan feb mar apr jun jul aug sep sept oct nov dec
+"""
+MONTHS = frozenset(_MONTHS.split())
+"""English months and their abbreviations."""
+
 SENTENCE_ENDS = frozenset(".!?")
 _WORD = re.compile(r"[^\W\d_][\w'-]*|\d[\d.,]*|[^\w\s]")
 
