@@ -382,6 +382,28 @@ def test_entities_of_an_uncased_tokenizer(tiny_tokenizer):
     assert text_of(tiny_tokenizer, corpus, mask, 1).replace(" ", "") == "3.5"
 
 
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("jose nunez is in destiny ' s child", ["jose nunez", "destiny", "child"]),  # BERT's words
+        ("josé núñez is in destiny's child", ["josé núñez", "destiny's child"]),
+        ("it is sino - tibetan", ["sino", "tibetan"]),
+        ("it is sino-tibetan", ["sino-tibetan"]),
+    ],
+)
+def test_names_with_accents_apostrophes_and_hyphens_are_found_uncased(text, entities):
+    names = name_words(["We met José Núñez of Destiny's Child, in a Sino-Tibetan language."])
+    assert names == {"jose", "nunez", "destiny", "child", "sino", "tibetan"}
+    words = text.split()
+    found = spelled_entities(words, names)
+    assert [" ".join(words[first : last + 1]) for first, last in found] == entities
+    assert spelled_entities(["josé"], {"josé"}) == [(0, 0)]
+
+
+def test_names_are_not_used_with_cased_tokenizers(bpe_tokenizer):
+    assert make_strategy("entity", tokenizer=bpe_tokenizer, texts=DOCUMENTS).names is None
+
+
 def test_entities_by_a_finder(tokenizer):
     corpus, observation = observe(tokenizer, 1.0)
 

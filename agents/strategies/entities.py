@@ -15,6 +15,7 @@ from agents.strategies.wording import (
     MONTHS,
     SENTENCE_ENDS,
     WordText,
+    is_name,
     is_punctuation,
     keeps_case,
 )
@@ -166,7 +167,7 @@ def _kind(words: list[str], number: int, names: Collection[str] | None) -> str:
         return "number"
     if word.lower() in FUNCTION_WORDS:
         return ""
-    if names is not None and word.lower() in names:
+    if names is not None and is_name(word, names):
         return "name"
     starts_sentence = number == 0 or words[number - 1][-1:] in SENTENCE_ENDS
     after = words[number + 1] if number + 1 < len(words) else ""
