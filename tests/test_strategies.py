@@ -29,13 +29,20 @@ from agents.strategies import (
 )
 from agents.strategies.base import Batch
 from agents.strategies.collocations import pmi_scores
-from agents.strategies.counts import document_frequency, inverse_document_frequency, word_types
+from agents.strategies.counts import (
+    document_frequency,
+    inverse_document_frequency,
+    smooth_idf,
+    word_types,
+)
+from agents.strategies.entities import spelled_entities
 from agents.strategies.recurring import recurring_spans
 from agents.strategies.scored import anchor_similarity, domain_anchors
 from agents.strategies.shuffled import inclusion, systematic
 from agents.strategies.wording import name_words
 from envs.spaces import observation_row, pad_contexts
 from envs.text.corpus import build_corpus
+from nmg.maskings import measured
 
 DOCUMENTS = (
     "The engineer Marie Holt designed the bridge of Arden in 1902. It crosses the river Sel.",
@@ -321,13 +328,27 @@ def test_pmi_masks_units_as_one(tiny_tokenizer):
 
 
 def test_difference_prefers_words_near_the_anchors():
-    domain, reference = np.array([50, 10, 0, 5]), np.array([500, 0, 400, 100])
-    # the frequent word of both corpora loses to the one the reference does not hold
+    domain, reference = np.array([50, 10, 0, 5]), smooth_idf(np.array([9, 0, 5, 4]), 9)
+    # 50 ln(10/10), 10 ln(10/1), 0 ln(10/6), 5 ln(10/5)
+    assert domain_anchors(domain, reference).tolist() == [1, 3]
     anchors = domain_anchors(domain, reference, n_anchors=1)
-    assert anchors.tolist() == [1]
     embeddings = np.array([[0, 1.0], [2.0, 0], [1.0, 1.0], [-1.0, 0]])
     near = anchor_similarity(embeddings, anchors)
     np.testing.assert_allclose(np.exp(near), [0.01, 1, math.sqrt(0.5), 0.01])
+
+
+def test_difference_anchors_on_words_of_the_domain_alone(tiny_tokenizer):
+    def contexts(*documents):
+        return list(build_corpus(documents, tiny_tokenizer, window=64))
+
+    domain = contexts("the protein; the §; the protein; the §;")
+    given = {"tokenizer": tiny_tokenizer, "embeddings": np.eye(len(tiny_tokenizer))}
+    reference = contexts("the film is good", "the end", "the music")
+    strategy = make_strategy("difference", contexts=domain, reference_contexts=reference, **given)
+    anchors = np.flatnonzero(strategy.table_V == 0)
+    assert tiny_tokenizer.decode(anchors.tolist()) == "protein"
+    with pytest.raises(ValueError, match="no word of the domain"):
+        make_strategy("difference", contexts=domain, reference_contexts=domain, **given)
 
 
 def text_of(tokenizer, corpus, mask, row=0):
@@ -361,6 +382,28 @@ def test_entities_of_an_uncased_tokenizer(tiny_tokenizer):
     assert text_of(tiny_tokenizer, corpus, mask, 1).replace(" ", "") == "3.5"
 
 
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("jose nunez is in destiny ' s child", ["jose nunez", "destiny", "child"]),  # BERT's words
+        ("josé núñez is in destiny's child", ["josé núñez", "destiny's child"]),
+        ("it is sino - tibetan", ["sino", "tibetan"]),
+        ("it is sino-tibetan", ["sino-tibetan"]),
+    ],
+)
+def test_names_with_accents_apostrophes_and_hyphens_are_found_uncased(text, entities):
+    names = name_words(["We met José Núñez of Destiny's Child, in a Sino-Tibetan language."])
+    assert names == {"jose", "nunez", "destiny", "child", "sino", "tibetan"}
+    words = text.split()
+    found = spelled_entities(words, names)
+    assert [" ".join(words[first : last + 1]) for first, last in found] == entities
+    assert spelled_entities(["josé"], {"josé"}) == [(0, 0)]
+
+
+def test_names_are_not_used_with_cased_tokenizers(bpe_tokenizer):
+    assert make_strategy("entity", tokenizer=bpe_tokenizer, texts=DOCUMENTS).names is None
+
+
 def test_entities_by_a_finder(tokenizer):
     corpus, observation = observe(tokenizer, 1.0)
 
@@ -383,6 +426,34 @@ def test_salient_takes_one_span_a_sentence(bpe_tokenizer):
         assert second == "Sel"
         firsts.add(first.strip())
     assert firsts == {"Marie Holt", "Arden", "1902"}
+
+
+def test_salient_does_not_end_sentences_inside_numbers(tiny_tokenizer):
+    documents = ["growth in Sel is 3.5 days in Arden."]
+    corpus, observation = observe(tiny_tokenizer, 1.0, documents)
+    strategy = Salient(tiny_tokenizer, names={"arden", "sel"}, fill=False)
+    drawn = set()
+    for _ in range(40):
+        mask, _ = strategy.predict(observation)
+        drawn.add(text_of(tiny_tokenizer, corpus, mask).replace(" ", ""))
+    assert drawn == {"sel", "3.5", "arden"}
+
+
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("He was born on 12 May 1990 in Paris", ["12 May 1990", "Paris"]),
+        ("May 12 , 1990 was a Monday", ["May 12 , 1990", "Monday"]),
+        ("she met Ada in Sept 1843", ["Ada", "Sept 1843"]),
+        ("it opened on 3 June", ["3 June"]),
+        ("from 1990 may follow what is 2.5 times as much", ["1990", "2.5"]),
+        ("she left in May with Theresa May", ["May", "Theresa May"]),
+    ],
+)
+def test_dates_are_one_entity(text, entities):
+    words = text.split()
+    found = spelled_entities(words)
+    assert [" ".join(words[first : last + 1]) for first, last in found] == entities
 
 
 def test_punctuation(tokenizer):
@@ -475,8 +546,20 @@ def test_shuffled_does_not_copy_the_policy_where_it_was_measured():
         return (masks & original).sum() / original.sum()
 
     assert shared(observation) == pytest.approx(0.1, abs=0.04)  # chance
+    observation["context_id"] *= 4
+    assert shared(observation) == pytest.approx(0.1, abs=0.04)
+    with pytest.warns(UserWarning, match="on a single context"):
+        ShuffledPolicy(policy, {name: a[:1] for name, a in observation.items()})
     unnumbered = {name: a for name, a in observation.items() if name != "context_id"}
     assert shared(unnumbered) == 1.0
+
+
+@pytest.mark.parametrize("n", [1_999, 2_000, 2_001, 4_000, 4_001, 6_500])
+def test_shuffled_is_measured_on_even_and_odd_contexts(n):
+    ids = measured({"input_ids": np.arange(n)})["input_ids"]
+    assert n / 6 < len(ids) <= 2_000
+    assert abs(np.mean(ids % 2) - 0.5) < 0.01
+    assert len(np.unique(np.diff(ids))) == 1
 
 
 def test_shuffled_copies_a_policy_that_saves_budget():

@@ -34,7 +34,7 @@ from agents.strategies.scored import (
     rarity,
 )
 from agents.strategies.shuffled import ShuffledPolicy
-from agents.strategies.wording import keeps_case, name_words
+from agents.strategies.wording import is_punctuation, keeps_case, name_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,11 +89,11 @@ class _Given:
             )
         return value
 
-    def counts(self, part: str = "contexts") -> np.ndarray:
-        return token_counts(self.need(part), len(self.need("tokenizer")))
+    def counts(self) -> np.ndarray:
+        return token_counts(self.need("contexts"), len(self.need("tokenizer")))
 
-    def idf(self) -> np.ndarray:
-        return inverse_document_frequency(self.need("contexts"), len(self.need("tokenizer")))
+    def idf(self, part: str = "contexts") -> np.ndarray:
+        return inverse_document_frequency(self.need(part), len(self.need("tokenizer")))
 
     def names(self) -> frozenset[str] | None:
         if self.texts is None or keeps_case(self.need("tokenizer")):
@@ -102,7 +102,18 @@ class _Given:
 
 
 def _difference(given: _Given, n_anchors: int = 20, **options: Any) -> Strategy:
-    anchors = domain_anchors(given.counts(), given.counts("reference_contexts"), n_anchors)
+    counts_V, tokenizer = given.counts(), given.need("tokenizer")
+    special = set(tokenizer.all_special_ids)
+    for token in np.flatnonzero(counts_V).tolist():
+        # Marks that a domain is fond of ("%") set it apart, too, but only words are anchors.
+        if token in special or is_punctuation(tokenizer.decode([token]).strip()):
+            counts_V[token] = 0
+    anchors = domain_anchors(counts_V, given.idf("reference_contexts"), n_anchors)
+    if not len(anchors):
+        raise ValueError(
+            "The strategy 'difference' found no word of the domain that any reference context "
+            "lacks; give more reference_contexts, of general text."
+        )
     table_V = anchor_similarity(np.asarray(given.need("embeddings")), anchors)
     return Table(table_V, seed=given.seed, **{"sample": True, **options})
 

@@ -12,8 +12,10 @@ from agents.strategies.base import ContextView, Spans, Strategy
 from agents.strategies.selection import add_spans, as_spans, fill_up, shuffled_spans
 from agents.strategies.wording import (
     FUNCTION_WORDS,
+    MONTHS,
     SENTENCE_ENDS,
     WordText,
+    is_name,
     is_punctuation,
     keeps_case,
 )
@@ -56,8 +58,9 @@ class Entities(Strategy):
     Sun et al. 2019, arXiv 1904.09223).
 
     Without a ``finder``, entities are found by their spelling: runs of capitalised words (one at
-    the start of a sentence counts only if another follows it) and numbers. An uncased tokenizer
-    has lost the capitals; ``names`` gives them back (see ``name_words``).
+    the start of a sentence counts only if another follows it), numbers, and dates with an English
+    month. An uncased tokenizer has lost the capitals; ``names`` gives them back (see
+    ``name_words``).
 
     Args:
         tokenizer: whose token ids the contexts hold.
@@ -116,9 +119,11 @@ class Salient(Entities):
     """
 
     def choose_one(self, view: ContextView, deterministic: bool) -> np.ndarray:
-        ends = np.array([word[-1:] in SENTENCE_ENDS for word in self._text(view)], dtype=int)
-        sentence = np.cumsum(ends) - ends
         found = self.find(view)
+        ends = np.array([word[-1:] in SENTENCE_ENDS for word in self._text(view)], dtype=int)
+        for first, last in found:  # the point of 3.5 or of U.S. ends no sentence
+            ends[first:last] = 0
+        sentence = np.cumsum(ends) - ends
         one_each: dict[int, tuple[int, int]] = {}
         for number in self._rng.permutation(len(found)).tolist():
             one_each.setdefault(int(sentence[found[number][0]]), found[number])
@@ -135,11 +140,16 @@ class Salient(Entities):
 def spelled_entities(
     words: list[str], names: Collection[str] | None = None
 ) -> list[tuple[int, int]]:
-    """Entities by spelling: runs of names and runs of numbers, as (first word, last word)."""
+    """Entities by spelling: runs of names, numbers and dates, as (first word, last word)."""
     kinds = [_kind(words, number, names) for number in range(len(words))]
     for i in range(1, len(kinds) - 1):  # 3.5 and 1,902 cut into three words are one number
         if words[i] in {".", ","} and kinds[i - 1] == kinds[i + 1] == "number":
             kinds[i] = "number"
+    for i, word in enumerate(words):  # 12 May 1990, May 12, 1990; "may" and "march" are verbs, too
+        if word.lower() in MONTHS:
+            before, after = "number" in kinds[i - 1 : i], "number" in kinds[i + 1 : i + 2]
+            if after or (before and kinds[i] == "name"):
+                kinds[i] = "number"
     runs: list[tuple[int, int]] = []
     for number, kind in enumerate(kinds):
         if not kind:
@@ -157,7 +167,7 @@ def _kind(words: list[str], number: int, names: Collection[str] | None) -> str:
         return "number"
     if word.lower() in FUNCTION_WORDS:
         return ""
-    if names is not None and word.lower() in names:
+    if names is not None and is_name(word, names):
         return "name"
     starts_sentence = number == 0 or words[number - 1][-1:] in SENTENCE_ENDS
     after = words[number + 1] if number + 1 < len(words) else ""

@@ -123,21 +123,21 @@ def rarity(counts_V: np.ndarray, power: float = 0.5) -> np.ndarray:
 
 
 def domain_anchors(
-    domain_counts_V: np.ndarray, reference_counts_V: np.ndarray, n_anchors: int = 20
+    domain_counts_V: np.ndarray, reference_idf_V: np.ndarray, n_anchors: int = 20
 ) -> np.ndarray:
-    """Token ids that set a domain apart, by TF-ICF (Wilf et al. 2023, Difference-Masking).
+    """Token ids that set a domain apart, by TF-ICF (Reed et al. 2006), as in Difference-Masking
+    (Wilf et al. 2023).
 
-    TF-ICF(t) = f(t, domain) / N_domain * ln(N_reference / f(t, reference)): often in the domain,
-    seldom in the reference corpus. A token unseen there counts as seen once.
+    TF-ICF(t) = f(t) / sum of f * ln((1 + N) / (1 + n(t))): often in the domain, in few texts of
+    the reference corpus. f counts tokens of the domain; n(t) of the N reference texts hold t.
 
     Args:
         domain_counts_V: token counts of the domain, (V,).
-        reference_counts_V: token counts of a general corpus, (V,).
+        reference_idf_V: inverse document frequency over the contexts of a general corpus, (V,).
         n_anchors: how many ids to return, best first; fewer if the domain has fewer types.
     """
-    n_reference = max(int(reference_counts_V.sum()), 1)
     frequency_V = domain_counts_V / max(int(domain_counts_V.sum()), 1)
-    score_V = frequency_V * np.log(n_reference / np.maximum(reference_counts_V, 1))
+    score_V = frequency_V * reference_idf_V
     order = np.argsort(-score_V, kind="stable")[:n_anchors]
     return order[score_V[order] > 0]
 

@@ -10,11 +10,13 @@ fulfil both conditions, so both can be met at once.
 
 A type seen once has a rate of 0 or 1, which is its place as well: measured on the contexts it
 then masks, the control would copy the policy there. So contexts of even id are masked by what was
-measured on those of odd id, and the other way round.
+measured on those of odd id, and the other way round; if all that were measured are of one parity,
+the next binary digit in which their ids differ takes its place.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +44,7 @@ class ShuffledPolicy(Strategy):
     Args:
         policy: a learned policy or any strategy.
         observation: contexts to measure it on, entries (B, L). Without ``context_id``, or with
-            nothing to mask in those of one parity, all serve for all.
+            something to mask in one context alone (a warning), all serve for all.
         deterministic: how the policy is asked for its masks.
         draws: how often, for a policy that draws.
         seed: of the draws.
@@ -65,16 +67,25 @@ class ShuffledPolicy(Strategy):
         full_B = batch.maskable_BL.any(1)
         if not full_B.any():
             raise ValueError("The contexts to measure the policy on hold no token to mask.")
-        odd_B = _odd(batch)
+        ids = _context_ids(batch)[full_B]
+        differ = int(np.bitwise_or.reduce(ids ^ ids[0]))
+        self._digit = differ & -differ or 1  # the lowest binary digit in which the ids differ
+        odd_B = self._odd(batch)
         halves = [full_B & odd_B, full_B & ~odd_B]
-        if not all(half_B.any() for half_B in halves):
+        if not differ:
             halves = [full_B, full_B]
+            if "context_id" in observation:
+                warnings.warn(
+                    "The shuffled control was measured on a single context, so there it masks "
+                    "nearly what the policy masks; give it more contexts.",
+                    stacklevel=2,
+                )
         self._rates_of_even, self._rates_of_odd = (
             _measure(batch, masked_BL, half_B) for half_B in halves
         )
 
     def choose(self, batch: Batch, deterministic: bool) -> np.ndarray:
-        odd_B = _odd(batch)
+        odd_B = self._odd(batch)
         chance_BL = np.zeros(batch.maskable_BL.shape)
         for rows_B, rates in ((~odd_B, self._rates_of_even), (odd_B, self._rates_of_odd)):
             ids_RL, maskable_RL = batch.input_ids_BL[rows_B], batch.maskable_BL[rows_B]
@@ -85,12 +96,16 @@ class ShuffledPolicy(Strategy):
             chance_BL[rows_B] = inclusion(weights_RL, rates.fill * batch.budget_B[rows_B])
         return np.stack([systematic(chance_L, self._rng) for chance_L in chance_BL])
 
+    def _odd(self, batch: Batch) -> np.ndarray:
+        """Which contexts belong to the odd half, bool (B,)."""
+        return _context_ids(batch) & self._digit != 0
 
-def _odd(batch: Batch) -> np.ndarray:
-    """Which contexts have an odd id, bool (B,)."""
+
+def _context_ids(batch: Batch) -> np.ndarray:
+    """The id of each context, int64 (B,); 0 without ids."""
     rows = len(batch.maskable_BL)
-    ids_B = np.reshape(batch.observation.get("context_id", np.zeros(rows, np.int64)), rows)
-    return ids_B % 2 == 1
+    ids_B = np.reshape(batch.observation.get("context_id", np.zeros(rows)), rows)
+    return ids_B.astype(np.int64)
 
 
 def _measure(batch: Batch, masked_BL: np.ndarray, rows_B: np.ndarray, rounds: int = 50) -> _Rates:

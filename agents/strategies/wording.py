@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from agents.strategies.base import ContextView
@@ -25,8 +25,15 @@ _ENGLISH = """
 FUNCTION_WORDS = frozenset(_ENGLISH.split())
 """English words that say little on their own."""
 
+_MONTHS = """
+    january february march april may june july august september october november december
+    jan feb mar apr jun jul aug sep sept oct nov dec
+"""
+MONTHS = frozenset(_MONTHS.split())
+"""English months and their abbreviations."""
+
 SENTENCE_ENDS = frozenset(".!?")
-_WORD = re.compile(r"[^\W\d_][\w'-]*|\d[\d.,]*|[^\w\s]")
+_WORD = re.compile(r"[^\W\d_]\w*|\d[\d.,]*|[^\w\s]")
 
 
 class WordText:
@@ -82,15 +89,29 @@ def keeps_case(tokenizer: PreTrainedTokenizerBase) -> bool:
 def name_words(texts: Iterable[str]) -> frozenset[str]:
     """Words, in lower case, that raw texts mostly write with a capital inside of sentences.
 
-    Gives back to an uncased tokenizer what it needs to know names by.
+    Gives back to an uncased tokenizer what it needs to know names by. As such tokenizers mostly
+    do, accents are dropped, and words end at apostrophes and hyphens.
     """
     capital: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for text in texts:
         start = True
-        for word in _WORD.findall(text):
+        for word in _WORD.findall(_without_accents(text)):
             if word[0].isalpha() and not start:
                 total[word.lower()] += 1
                 capital[word.lower()] += word[0].isupper()
             start = word in SENTENCE_ENDS or (start and not word[0].isalnum())
     return frozenset(word for word, n in capital.items() if 2 * n > total[word]) - FUNCTION_WORDS
+
+
+def is_name(word: str, names: Collection[str]) -> bool:
+    """Whether a tokenizer's word, or a part of it as ``name_words`` cuts it, is among names."""
+    parts = _WORD.findall(_without_accents(word).lower())
+    return word.lower() in names or any(part in names for part in parts)
+
+
+def _without_accents(text: str) -> str:
+    if text.isascii():
+        return text
+    letters = unicodedata.normalize("NFD", text)
+    return "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")
