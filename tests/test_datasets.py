@@ -144,6 +144,25 @@ def test_another_set_as_test(tmp_path):
     assert sizes(own)["test"] == 4
 
 
+def test_the_data_set_itself_as_test_is_none_however_it_is_spelled(tmp_path, monkeypatch):
+    path = rows(tmp_path / "x.jsonl", *["A", "B"] * 20)
+    squad(tmp_path / "new_wiki_v1.0.json", titles=20)
+    monkeypatch.chdir(tmp_path)
+    Path("link.jsonl").symlink_to(path)
+    expected = load_splits("x.jsonl").parts()
+    for spelled in ("./x.jsonl", path, "link.jsonl"):
+        assert load_splits("x.jsonl", test=spelled).parts() == expected
+    own = load_splits("squadshifts-new_wiki", data_dir=".", test=tmp_path / "new_wiki_v1.0.json")
+    assert sizes(own) == {"train": 32, "dev": 4, "test": 4}
+    rows(tmp_path / "mine" / "train.jsonl", "A", "B")
+    rows(tmp_path / "mine" / "dev.jsonl", "A", start=2)
+    with pytest.raises(DataError, match=r"train\.jsonl is what mine is trained on"):
+        load_splits("mine", test="mine/train.jsonl")
+    assert sizes(load_splits("mine", test="mine/dev.jsonl")) == {"train": 2, "test": 1}
+    # The dev split is no test where another set is.
+    assert sizes(load_splits("mine", test="x.jsonl")) == {"train": 2, "dev": 1, "test": 40}
+
+
 def test_unknown_labels_in_the_test_split(chemprot):
     rows(chemprot / "other.jsonl", "A", "Z")
     with pytest.raises(UnknownLabelError, match=r"test split of chemprot .* Z \(train has: A, B\)"):
