@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,21 @@ def test_a_single_file_without_articles_is_split_by_text(tmp_path):
         "test": 4,
     }
     assert sizes(load_splits(rows(tmp_path / "tiny.jsonl", "A", "B"))) == {"train": 2}
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.txt"])
+def test_the_sentences_of_an_abstract_stay_in_one_split(tmp_path, name):
+    abstracts = [[f"We did {n}.", f"It was {n}."] for n in range(20)]
+    if name == "x.txt":
+        lines = [f"###{n}\nM\t{a}\nR\t{b}\n" for n, (a, b) in enumerate(abstracts)]
+    else:
+        lines = [json.dumps({"sentences": each, "labels": ["M", "R"]}) for each in abstracts]
+    (tmp_path / name).write_text("\n".join(lines))
+    splits = load_splits(tmp_path / name)
+    assert sizes(splits) == {"train": 32, "dev": 4, "test": 4}
+    for examples in splits.parts().values():
+        counts = Counter(re.search(r"\d+", each.text)[0] for each in examples)
+        assert set(counts.values()) == {2}
 
 
 def test_another_set_as_test(tmp_path):

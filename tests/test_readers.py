@@ -166,8 +166,8 @@ def test_abstracts_give_one_row_per_sentence(tmp_path):
     rows = [{"sentences": ["We do.", "It is."], "labels": ["method", "result"], "confs": [1, 1]}]
     path = write(tmp_path / "x.jsonl", rows)
     assert read_examples(path, "classification").examples == [
-        TextExample("0-0", "We do.", "method"),
-        TextExample("0-1", "It is.", "result"),
+        TextExample("0-0", "We do.", "method", "we do it is"),
+        TextExample("0-1", "It is.", "result", "we do it is"),
     ]
     assert guess_task(path) == "classification"
     assert read_documents(path) == ["We do. It is."]
@@ -180,7 +180,11 @@ def test_pubmed_rct(tmp_path):
         ("We did .", "METHODS"),
         ("It was .", "RESULTS"),
     ]
+    assert len({each.group for each in examples}) == 1
     assert guess_task(path) == "classification"
+    assert read_documents(path) == ["We did . It was ."]
+    write(path, "### Methods\nWe did .\n")  # a heading of Markdown
+    assert read_documents(path) == ["### Methods", "We did ."]
 
 
 def test_null_and_nan_cells_are_counted(tmp_path):
@@ -228,6 +232,7 @@ def test_dialogues(tmp_path):
         GenerationExample("0-1", "Hi .", ("Ho ?",), "0"),
         GenerationExample("0-2", "Hi .\nHo ?", ("Bye .",), "0"),
     ]
+    assert read_documents(path) == ["Hi .\nHo ?\nBye .", "Alone"]
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,18 @@ def test_what_belongs_together_is_held_out_together(tiny_tokenizer):
         for d in range(10)
         for t in range(3)
     ]
-    world = TextWorld(task, turns, tiny_tokenizer, window=20, held_out=0.3)
-    sides = [{e.group for e in part} for part in (world.examples, world.score_examples)]
-    assert all(sides)
-    assert not sides[0] & sides[1]
+    sentences = [
+        TextExample(f"{n}-{s}", text, "bridge", group=f"abstract {n}")
+        for n in range(10)
+        for s, text in enumerate([f"the river {n} is long", f"bridge {n}", "All rights reserved."])
+    ]
+    for examples in (turns, sentences):
+        world = TextWorld(task, examples, tiny_tokenizer, window=20, held_out=0.3)
+        sides = [{e.group for e in part} for part in (world.examples, world.score_examples)]
+        assert all(sides)
+        assert not sides[0] & sides[1]
+    # What other abstracts share with those is not trained on.
+    assert sum(e.text.startswith("All") for e in world.examples) == 0
 
 
 def test_documents_with_scored_text_are_not_masked(tiny_tokenizer):

@@ -33,11 +33,16 @@ class QuestionExample:
 
 @dataclass(frozen=True)
 class TextExample:
-    """A text with its class."""
+    """A text with its class.
+
+    Attributes:
+        group: examples of one group (sentences of one abstract) stay in one split.
+    """
 
     id: str
     text: str
     label: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,13 @@ def plain_words(text: str) -> str:
 
 
 def example_group(example: Any, text: Callable[[Any], str] = example_text) -> str:
-    """What stays in one split with everything alike: a dialogue, else the words of the text (the
-    same sentence with other entities marked is the same sentence).
+    """What stays in one split with everything alike: a dialogue or an abstract, else the words of
+    the text (the same sentence with other entities marked is the same sentence).
 
     Args:
         example: of any task.
         text: the text of an example.
     """
-    named = example.group if isinstance(example, GenerationExample) else ""
+    grouped = isinstance(example, (TextExample, GenerationExample))
+    named = example.group if grouped else ""
     return named or plain_words(text(example))
