@@ -109,6 +109,28 @@ def test_flat_rows_as_on_the_hub(tmp_path):
     assert second.is_impossible
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"is_impossible": "false"}, "questions whose is_impossible is not true or false"),
+        (
+            {"answers": {"text": ["Arden", "Holt"], "answer_start": [29]}},
+            "questions with other counts of answers and offsets",
+        ),
+    ],
+)
+def test_damaged_questions_are_counted_and_skipped_or_an_error(tmp_path, change, reason):
+    answers = {"text": ["Arden"], "answer_start": [29]}
+    row = {"id": "a", "context": CONTEXT, "question": "Where?", "answers": answers}
+    marked = [{**row, "is_impossible": mark} for mark in (0, False, None, 1)]
+    path = write(tmp_path / "x.jsonl", [{**row, **change}, *marked])
+    loaded = read_examples(path, "qa")
+    assert [each.is_impossible for each in loaded.examples] == [False, False, False, True]
+    assert loaded.skipped == {reason: 1}
+    with pytest.raises(DataError, match=f"{reason}, at question a, line 1"):
+        read_examples(path, "qa", strict=True)
+
+
 def test_misplaced_answers_are_counted_and_skipped_or_an_error(tmp_path):
     wrong = {"text": "Arden", "answer_start": 3}
     path = write(
@@ -273,6 +295,9 @@ def test_documents_of_questions_are_the_different_contexts(tmp_path):
         ("x.json", '{"data": [', "qa", "Malformed JSON in .*line 1"),
         ("x.json", "[1, 2]", "qa", "row 1 of .* holds a JSON int"),
         ("x.jsonl", '{"text": "a", "label": "b"}\n{"text": ', "classification", "line 2"),
+        ("x.jsonl", "[{}]\n[{}]\n", "classification", "begins with a list and goes on at line 2"),
+        ("x.jsonl", [{"text": ["a"], "label": "b"}], "classification", "line 1 .* a JSON list"),
+        ("x.jsonl", [{"source": "a", "target": {}}], "generation", "line 1 of .* a JSON dict"),
         ("x.jsonl", [*ROWS, {"text": "c"}], "classification", "line 3 of .* has no 'label'"),
         ("x.jsonl", [{"sentences": ["a"], "labels": []}], "classification", "1 sentences and 0"),
         ("x.csv", "a,b\n1,2\n", "classification", "line 2 of .* no 'text'; it has: a, b"),

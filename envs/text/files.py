@@ -120,6 +120,11 @@ def _json_values(path: Path) -> Iterator[Row]:
             # Not a row of JSON lines, so a document over several lines.
             value = _parsed(first + "".join(line for _, line in lines), f"{path}")
         if isinstance(value, list):
+            for number, _ in lines:
+                raise DataError(
+                    f"{path} begins with a list and goes on at line {number}; expected one list, "
+                    "or an object on every line."
+                )
             yield from _numbered(value, path)
             return
         yield f"line {number} of {path}", value
@@ -186,8 +191,14 @@ def field(row: Any, key: str, where: str, expected: type | tuple[type, ...] = ob
     return value
 
 
-def as_text(value: Any) -> str:
-    """A cell as text: "" for null, NaN and blank cells."""
+def as_text(value: Any, where: str) -> str:
+    """A cell as text: "" for null, NaN and blank cells.
+
+    Raises:
+        DataError: if it is a list or an object.
+    """
+    if isinstance(value, (list, Mapping)):
+        raise DataError(f"A cell of {where} is a JSON {type(value).__name__}; expected a text.")
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool):

@@ -154,12 +154,12 @@ def _rows(path: Path, task: str, columns: tuple[str, str] | None) -> Iterable[Ro
 def _texts(value: Any, where: str, text_column: str) -> list[str]:
     row = mapping(value, where)
     if text_column in row:
-        return [as_text(row[text_column])]
+        return [as_text(row[text_column], where)]
     if is_questions(row):
         return contexts([(where, row)])
     for key in ("sentences", "source"):
         if key in row:
-            return [joined(row[key])]
+            return [joined(row[key], where)]
     raise DataError(
         f"{where} has no text: expected '{text_column}', 'context', 'sentences' or 'source'; "
         f"it has: {', '.join(map(str, row))}."

@@ -40,15 +40,15 @@ def _labelled(
         row = mapping(value, where)
         if is_abstract(row) and text_column not in row:
             sentences, labels = _abstract(row, where)
-            texts = list(map(as_text, sentences))
+            texts = [as_text(sentence, where) for sentence in sentences]
             group = plain_words(" ".join(texts))  # by its words: some sets repeat abstracts
             for sentence, (text, label) in enumerate(zip(texts, labels, strict=True)):
                 place = f"sentence {sentence + 1} of {where}"
-                yield place, f"{number}-{sentence}", text, as_text(label).strip(), group
+                yield place, f"{number}-{sentence}", text, as_text(label, place).strip(), group
         else:
-            text = as_text(_column(row, text_column, where))
-            label = as_text(_column(row, label_column, where)).strip()
-            yield where, as_text(row.get("id")) or str(number), text, label, ""
+            text = as_text(_column(row, text_column, where), where)
+            label = as_text(_column(row, label_column, where), where).strip()
+            yield where, as_text(row.get("id"), where) or str(number), text, label, ""
 
 
 def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
