@@ -22,6 +22,7 @@ from envs.text.readers import (
 
 CONTEXT = "Marie Holt, an engineer from Arden, designed the bridge in three months."
 HOLT = {"text": "Marie Holt", "answer_start": 0}
+FLAT = {"context": CONTEXT, "question": "Where?"}
 ARDEN = {"text": "Arden", "answer_start": CONTEXT.index("Arden")}
 
 
@@ -298,6 +299,12 @@ def test_documents_of_questions_are_the_different_contexts(tmp_path):
         ("x.jsonl", "[{}]\n[{}]\n", "classification", "begins with a list and goes on at line 2"),
         ("x.jsonl", [{"text": ["a"], "label": "b"}], "classification", "line 1 .* a JSON list"),
         ("x.jsonl", [{"source": "a", "target": {}}], "generation", "line 1 of .* a JSON dict"),
+        ("x.jsonl", [ROWS[0], {"text": "\ud83d", "label": "b"}], "classification", "of line 2 of"),
+        ("x.json", "[" * 100_000, "qa", "Malformed JSON in .* nested too deeply"),
+        ("x.jsonl", '{"source": "a", "target": 1}\n' + "1" * 5000, "generation", "line 2 .*digits"),
+        ("x.json", "1" * 5000, "qa", "too many digits"),
+        ("x.jsonl", [{**FLAT, "answers": {"text": "a", "answer_start": 0}}], "qa", "'text' in .*"),
+        ("x.jsonl", [{**FLAT, "answers": {"text": [], "answer_start": None}}], "qa", "is null"),
         ("x.jsonl", [*ROWS, {"text": "c"}], "classification", "line 3 of .* has no 'label'"),
         ("x.jsonl", [{"sentences": ["a"], "labels": []}], "classification", "1 sentences and 0"),
         ("x.csv", "a,b\n1,2\n", "classification", "line 2 of .* no 'text'; it has: a, b"),
@@ -346,6 +353,13 @@ def test_parquet_with_class_names(tmp_path):
     assert [(each.text, each.label) for each in loaded.examples] == [("a", "pos"), ("b", "neg")]
     assert loaded.skipped == {"rows without a label": 1}
     assert read_documents(tmp_path / "x.parquet") == ["a", "b", "c"]
+
+
+def test_a_damaged_parquet_file(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(DataError, match=r"The parquet file .*x\.parquet is damaged"):
+        read_examples(tmp_path / "x.parquet", "classification")
 
 
 def test_parquet_without_the_extra_package(tmp_path, monkeypatch):

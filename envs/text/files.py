@@ -98,7 +98,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     elif found == "delimited":
         yield from _delimited_rows(path)
     elif found == "parquet":
-        yield from _numbered(hub.parquet_rows(path), path)
+        try:
+            rows = hub.parquet_rows(path)
+        except hub.HubError:
+            raise
+        except Exception as error:  # the package raises many unrelated types here
+            raise DataError(
+                f"The parquet file {path} is damaged; download or write it again."
+            ) from error
+        yield from _numbered(rows, path)
     else:
         raise DataError(
             f"{path} is plain text; expected JSON, JSON lines, csv, tsv or parquet rows."
@@ -116,7 +124,7 @@ def _json_values(path: Path) -> Iterator[Row]:
         number, first = next(lines)
         try:
             value = json.loads(first)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             # Not a row of JSON lines, so a document over several lines.
             value = _parsed(first + "".join(line for _, line in lines), f"{path}")
         if isinstance(value, list):
@@ -138,6 +146,10 @@ def _parsed(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"Malformed JSON in {where}: {error}.") from error
+    except RecursionError as error:
+        raise DataError(f"Malformed JSON in {where}: it is nested too deeply.") from error
+    except ValueError as error:  # Python's own limit
+        raise DataError(f"Malformed JSON in {where}: a number has too many digits.") from error
 
 
 def _delimited_rows(path: Path) -> Iterator[Row]:
@@ -195,7 +207,7 @@ def as_text(value: Any, where: str) -> str:
     """A cell as text: "" for null, NaN and blank cells.
 
     Raises:
-        DataError: if it is a list or an object.
+        DataError: if it is a list, an object, or has half a surrogate pair, which is no text.
     """
     if isinstance(value, (list, Mapping)):
         raise DataError(f"A cell of {where} is a JSON {type(value).__name__}; expected a text.")
@@ -204,4 +216,11 @@ def as_text(value: Any, where: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"A text of {where} has half a surrogate pair ({text[error.start]!a}), which is no "
+            "character; repair the file."
+        ) from error
     return text if text.strip() else ""
