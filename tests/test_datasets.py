@@ -216,7 +216,7 @@ def test_what_is_not_asked_for_is_not_read(chemprot, tmp_path, task):
         rows(folder / f"test.{ending}", "A", "Z")
         with pytest.raises(UnknownLabelError, match="test split"):
             load_splits(name, **options | {"parts": ("train", "test")})
-        with pytest.raises(DataError, match="Malformed"):
+        with pytest.raises(DataError, match=r"Malformed|is plain text"):
             load_splits(name, **options | {"parts": ("train", "dev")})
         (folder / f"test.{ending}").unlink()  # the only held-out part is the test set
         assert sizes(load_splits(name, **options)) == {"train": 3}
@@ -295,6 +295,22 @@ def test_corpus_is_read_back_as_one_document_per_text(tmp_path, capsys):
         run(*again, output)
     assert run(*again, output.with_name("other.txt")) == 0
     assert len(read_documents(output.with_name("other.txt"))) == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "csv.gz"])
+def test_a_corpus_under_the_name_of_a_table_is_refused(tmp_path, ending):
+    path = squad(tmp_path / "x.json", titles=3)
+    with pytest.raises(ValueError, match=r"give a \.txt --output"):
+        run("corpus", "--file", path, "--output", tmp_path / f"c.{ending}")
+    assert not (tmp_path / f"c.{ending}").exists()
+
+
+def test_a_corpus_that_begins_with_a_brace_is_read_back(tmp_path):
+    texts = ["{x} is a set", "[1] says so", '{"a": 1'] * 2
+    for first in range(3):
+        output = tmp_path / f"{first}.txt"
+        write_corpus(texts[first : first + 3], output)
+        assert read_documents(output) == texts[first : first + 3]
 
 
 def test_corpus_of_texts_with_line_ends_and_repetitions(tmp_path):

@@ -19,6 +19,9 @@ Row = tuple[str, Any]
 """(where it was found, for messages; the value)."""
 
 _DELIMITED = {".csv", ".tsv"}
+_JSON = {".json", ".jsonl"}
+TABLES = _DELIMITED | _JSON
+"""Suffixes that plain text may not have."""
 _PACKED = {".gz"}
 # Articles and reviews are longer than the csv module's own limit of 131,072 characters.
 csv.field_size_limit(2**31 - 1)
@@ -74,9 +77,10 @@ def kind(path: Path) -> Kind:
         start = next((line.lstrip() for line in file if line.strip()), "")
     if not start:
         raise DataError(f"The file {path} is empty: expected at least one row of text.")
-    if start.startswith("{") or suffix(path) in {".json", ".jsonl"}:
+    table = suffix(path) in _DELIMITED
+    if suffix(path) in _JSON or (start.startswith("{") and (table or _holds_json(path))):
         return "json"
-    return "delimited" if suffix(path) in _DELIMITED else "text"
+    return "delimited" if table else "text"
 
 
 def text_lines(path: Path) -> list[str]:
@@ -139,6 +143,15 @@ def _json_values(path: Path) -> Iterator[Row]:
         for number, line in lines:
             where = f"line {number} of {path}"
             yield where, _parsed(line, where)
+
+
+def _holds_json(path: Path) -> bool:
+    """Whether a file that begins with a brace is JSON or JSON lines, and not plain text."""
+    try:
+        next(_json_values(path))
+    except DataError:
+        return False
+    return True
 
 
 def _parsed(text: str, where: str) -> Any:
