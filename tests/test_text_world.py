@@ -19,6 +19,7 @@ from envs.models.language_model import LanguageModel
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import GenerationExample, QuestionExample, TextExample
+from envs.text.overlap import without_overlap
 from envs.text_world import TextWorld, example_stratum, stratified_sample
 
 PLACES = ("arden", "holt", "marl", "wick", "thorn", "leigh")
@@ -128,6 +129,13 @@ def test_documents_with_scored_text_are_not_masked(tiny_tokenizer):
     assert len(held) == 3
     kept = [*apart, *(d for i, d in enumerate(documents[2:]) if i % 10 not in held)]
     assert world.documents == kept
+
+
+def test_scored_text_is_found_in_scripts_without_spaces():
+    scored = ["机器学习改变了世界的面貌。", "きかいがくしゅうはすごい"]
+    apart = ["今天天气很好。我们去公园散步吧。", "machine learning is 機械"]
+    around = [f"他说「{scored[0]}」大家都同意。", f"「{scored[1]}」とかれはいった", scored[0][1:10]]
+    assert without_overlap([*apart, *around], scored) == apart
 
 
 def test_fine_tuning_examples_are_those_of_the_sampled_contexts(tiny_tokenizer):
