@@ -11,7 +11,13 @@ import numpy as np
 
 from envs.adaptation.jobs import Feature, Task
 from envs.text.corpus import build_corpus
-from envs.text.examples import QuestionExample, TextExample, example_group, example_text
+from envs.text.examples import (
+    QuestionExample,
+    TextExample,
+    example_group,
+    example_text,
+    plain_words,
+)
 from envs.text.overlap import without_overlap
 from envs.world import Deal
 
@@ -106,10 +112,16 @@ class TextWorld:
         held = held_out_groups(groups, strata, held_out, rng)
         inside = [i for i, name in enumerate(groups) if name in held]
         held_texts = {texts[i] for i in inside}
+        held_words = {plain_words(text) for text in held_texts}
         if score_examples is not None:
             chosen = stratified_sample([strata[i] for i in inside], score_examples, rng)
             inside = [inside[c] for c in chosen]
-        outside = [i for i, name in enumerate(groups) if name not in held]
+        # Dialogues and abstracts share turns and sentences ("All rights reserved.") with others.
+        outside = [
+            i
+            for i, name in enumerate(groups)
+            if name not in held and plain_words(texts[i]) not in held_words
+        ]
         self.score_examples = [examples[i] for i in inside]
         self.examples = [examples[i] for i in outside]
 

@@ -110,6 +110,12 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_corpus(args: argparse.Namespace) -> int:
     """Write the different texts of a data set or file as a plain-text corpus."""
+    from envs.text.files import TABLES, suffix
+
+    if suffix(args.output) in TABLES:
+        raise ValueError(
+            f"{args.output} would be read as a table; a corpus is plain text: give a .txt --output."
+        )
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; --output is the file to write.")
     if args.output.exists():

@@ -130,11 +130,14 @@ def _learned(checkpoint: Path, lm: Any, trained: Mapping[str, Any]) -> Any:
 def _texts(args: argparse.Namespace) -> list[str]:
     from envs.text.readers import read_documents
 
-    if args.text is not None:
-        return [args.text]
-    if str(args.file) == "-":
-        return [sys.stdin.read()]
-    return read_documents(args.file)
+    if args.text is None and str(args.file) != "-":
+        return read_documents(args.file)
+    try:
+        text = sys.stdin.read() if args.text is None else args.text
+        text.encode()  # bytes of an argument that are no UTF-8 come as half surrogate pairs
+    except UnicodeError:
+        raise ValueError("The text is not UTF-8; give it as UTF-8.") from None
+    return [text]
 
 
 def _strategy(name: str, corpus: Corpus, texts: Sequence[str], seed: int) -> Any:

@@ -239,7 +239,7 @@ def read_settings(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ConfigError: if it is not a YAML mapping, or its bases go round in a circle.
+        ConfigError: if it is not a YAML mapping of names, or its bases go round in a circle.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no settings file {path}; give a YAML file of settings.")
@@ -256,6 +256,9 @@ def read_settings(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]
     values = {} if values is None else values  # an empty file says nothing
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; expected `name: value` lines.")
+    for name in values:
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: the key {name!r} is no text; expected `name: value` lines.")
     base = values.pop("base", None)
     if base is None:
         return values

@@ -1,5 +1,6 @@
 """The command: help that is quick and has examples, one sentence and exit code 2 for bad input."""
 
+import io
 import subprocess
 import sys
 
@@ -168,6 +169,16 @@ def test_damaged_files_are_one_sentence(
     path.write_bytes(file[1])
     arguments = [*train_arguments(path, model), "--task", task, "--stride", "8"]
     assert message in sentence(capsys, [*arguments, "--output", tmp_path / "run"])
+
+
+def test_a_text_that_is_not_utf8_is_one_sentence(
+    capsys, monkeypatch, tmp_path, tiny_masked_lm, tiny_tokenizer
+):
+    model = write_model(tmp_path / "model", tiny_masked_lm, tiny_tokenizer)
+    arguments = ["mask", "--strategy", "random", "--model", model]
+    assert "not UTF-8" in sentence(capsys, [*arguments, "--text", "caf\udce9"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert "not UTF-8" in sentence(capsys, [*arguments, "--file", "-"])
 
 
 def test_an_unknown_test_label_and_a_model_without_tokenizer_are_one_sentence(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,21 @@ def test_a_single_file_without_articles_is_split_by_text(tmp_path):
     assert sizes(load_splits(rows(tmp_path / "tiny.jsonl", "A", "B"))) == {"train": 2}
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.txt"])
+def test_the_sentences_of_an_abstract_stay_in_one_split(tmp_path, name):
+    abstracts = [[f"We did {n}.", f"It was {n}."] for n in range(20)]
+    if name == "x.txt":
+        lines = [f"###{n}\nM\t{a}\nR\t{b}\n" for n, (a, b) in enumerate(abstracts)]
+    else:
+        lines = [json.dumps({"sentences": each, "labels": ["M", "R"]}) for each in abstracts]
+    (tmp_path / name).write_text("\n".join(lines))
+    splits = load_splits(tmp_path / name)
+    assert sizes(splits) == {"train": 32, "dev": 4, "test": 4}
+    for examples in splits.parts().values():
+        counts = Counter(re.search(r"\d+", each.text)[0] for each in examples)
+        assert set(counts.values()) == {2}
+
+
 def test_another_set_as_test(tmp_path):
     squad(tmp_path / "new_wiki_v1.0.json", titles=20)
     squad(tmp_path / "amazon_reviews_v1.0.json", titles=10)
@@ -142,6 +159,25 @@ def test_another_set_as_test(tmp_path):
     assert sizes(splits)["test"] == 20
     own = load_splits("squadshifts-new_wiki", data_dir=tmp_path, test="squadshifts-new_wiki")
     assert sizes(own)["test"] == 4
+
+
+def test_the_data_set_itself_as_test_is_none_however_it_is_spelled(tmp_path, monkeypatch):
+    path = rows(tmp_path / "x.jsonl", *["A", "B"] * 20)
+    squad(tmp_path / "new_wiki_v1.0.json", titles=20)
+    monkeypatch.chdir(tmp_path)
+    Path("link.jsonl").symlink_to(path)
+    expected = load_splits("x.jsonl").parts()
+    for spelled in ("./x.jsonl", path, "link.jsonl"):
+        assert load_splits("x.jsonl", test=spelled).parts() == expected
+    own = load_splits("squadshifts-new_wiki", data_dir=".", test=tmp_path / "new_wiki_v1.0.json")
+    assert sizes(own) == {"train": 32, "dev": 4, "test": 4}
+    rows(tmp_path / "mine" / "train.jsonl", "A", "B")
+    rows(tmp_path / "mine" / "dev.jsonl", "A", start=2)
+    with pytest.raises(DataError, match=r"train\.jsonl is what mine is trained on"):
+        load_splits("mine", test="mine/train.jsonl")
+    assert sizes(load_splits("mine", test="mine/dev.jsonl")) == {"train": 2, "test": 1}
+    # The dev split is no test where another set is.
+    assert sizes(load_splits("mine", test="x.jsonl")) == {"train": 2, "dev": 1, "test": 40}
 
 
 def test_unknown_labels_in_the_test_split(chemprot):
@@ -180,7 +216,7 @@ def test_what_is_not_asked_for_is_not_read(chemprot, tmp_path, task):
         rows(folder / f"test.{ending}", "A", "Z")
         with pytest.raises(UnknownLabelError, match="test split"):
             load_splits(name, **options | {"parts": ("train", "test")})
-        with pytest.raises(DataError, match="Malformed"):
+        with pytest.raises(DataError, match=r"Malformed|is plain text"):
             load_splits(name, **options | {"parts": ("train", "dev")})
         (folder / f"test.{ending}").unlink()  # the only held-out part is the test set
         assert sizes(load_splits(name, **options)) == {"train": 3}
@@ -259,6 +295,22 @@ def test_corpus_is_read_back_as_one_document_per_text(tmp_path, capsys):
         run(*again, output)
     assert run(*again, output.with_name("other.txt")) == 0
     assert len(read_documents(output.with_name("other.txt"))) == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "csv.gz"])
+def test_a_corpus_under_the_name_of_a_table_is_refused(tmp_path, ending):
+    path = squad(tmp_path / "x.json", titles=3)
+    with pytest.raises(ValueError, match=r"give a \.txt --output"):
+        run("corpus", "--file", path, "--output", tmp_path / f"c.{ending}")
+    assert not (tmp_path / f"c.{ending}").exists()
+
+
+def test_a_corpus_that_begins_with_a_brace_is_read_back(tmp_path):
+    texts = ["{x} is a set", "[1] says so", '{"a": 1'] * 2
+    for first in range(3):
+        output = tmp_path / f"{first}.txt"
+        write_corpus(texts[first : first + 3], output)
+        assert read_documents(output) == texts[first : first + 3]
 
 
 def test_corpus_of_texts_with_line_ends_and_repetitions(tmp_path):

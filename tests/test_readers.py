@@ -22,6 +22,7 @@ from envs.text.readers import (
 
 CONTEXT = "Marie Holt, an engineer from Arden, designed the bridge in three months."
 HOLT = {"text": "Marie Holt", "answer_start": 0}
+FLAT = {"context": CONTEXT, "question": "Where?"}
 ARDEN = {"text": "Arden", "answer_start": CONTEXT.index("Arden")}
 
 
@@ -109,6 +110,28 @@ def test_flat_rows_as_on_the_hub(tmp_path):
     assert second.is_impossible
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"is_impossible": "false"}, "questions whose is_impossible is not true or false"),
+        (
+            {"answers": {"text": ["Arden", "Holt"], "answer_start": [29]}},
+            "questions with other counts of answers and offsets",
+        ),
+    ],
+)
+def test_damaged_questions_are_counted_and_skipped_or_an_error(tmp_path, change, reason):
+    answers = {"text": ["Arden"], "answer_start": [29]}
+    row = {"id": "a", "context": CONTEXT, "question": "Where?", "answers": answers}
+    marked = [{**row, "is_impossible": mark} for mark in (0, False, None, 1)]
+    path = write(tmp_path / "x.jsonl", [{**row, **change}, *marked])
+    loaded = read_examples(path, "qa")
+    assert [each.is_impossible for each in loaded.examples] == [False, False, False, True]
+    assert loaded.skipped == {reason: 1}
+    with pytest.raises(DataError, match=f"{reason}, at question a, line 1"):
+        read_examples(path, "qa", strict=True)
+
+
 def test_misplaced_answers_are_counted_and_skipped_or_an_error(tmp_path):
     wrong = {"text": "Arden", "answer_start": 3}
     path = write(
@@ -166,8 +189,8 @@ def test_abstracts_give_one_row_per_sentence(tmp_path):
     rows = [{"sentences": ["We do.", "It is."], "labels": ["method", "result"], "confs": [1, 1]}]
     path = write(tmp_path / "x.jsonl", rows)
     assert read_examples(path, "classification").examples == [
-        TextExample("0-0", "We do.", "method"),
-        TextExample("0-1", "It is.", "result"),
+        TextExample("0-0", "We do.", "method", "we do it is"),
+        TextExample("0-1", "It is.", "result", "we do it is"),
     ]
     assert guess_task(path) == "classification"
     assert read_documents(path) == ["We do. It is."]
@@ -180,7 +203,11 @@ def test_pubmed_rct(tmp_path):
         ("We did .", "METHODS"),
         ("It was .", "RESULTS"),
     ]
+    assert len({each.group for each in examples}) == 1
     assert guess_task(path) == "classification"
+    assert read_documents(path) == ["We did . It was ."]
+    write(path, "### Methods\nWe did .\n")  # a heading of Markdown
+    assert read_documents(path) == ["### Methods", "We did ."]
 
 
 def test_null_and_nan_cells_are_counted(tmp_path):
@@ -228,6 +255,7 @@ def test_dialogues(tmp_path):
         GenerationExample("0-1", "Hi .", ("Ho ?",), "0"),
         GenerationExample("0-2", "Hi .\nHo ?", ("Bye .",), "0"),
     ]
+    assert read_documents(path) == ["Hi .\nHo ?\nBye .", "Alone"]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +296,15 @@ def test_documents_of_questions_are_the_different_contexts(tmp_path):
         ("x.json", '{"data": [', "qa", "Malformed JSON in .*line 1"),
         ("x.json", "[1, 2]", "qa", "row 1 of .* holds a JSON int"),
         ("x.jsonl", '{"text": "a", "label": "b"}\n{"text": ', "classification", "line 2"),
+        ("x.jsonl", "[{}]\n[{}]\n", "classification", "begins with a list and goes on at line 2"),
+        ("x.jsonl", [{"text": ["a"], "label": "b"}], "classification", "line 1 .* a JSON list"),
+        ("x.jsonl", [{"source": "a", "target": {}}], "generation", "line 1 of .* a JSON dict"),
+        ("x.jsonl", [ROWS[0], {"text": "\ud83d", "label": "b"}], "classification", "of line 2 of"),
+        ("x.json", "[" * 100_000, "qa", "Malformed JSON in .* nested too deeply"),
+        ("x.jsonl", '{"source": "a", "target": 1}\n' + "1" * 5000, "generation", "line 2 .*digits"),
+        ("x.json", "1" * 5000, "qa", "too many digits"),
+        ("x.jsonl", [{**FLAT, "answers": {"text": "a", "answer_start": 0}}], "qa", "'text' in .*"),
+        ("x.jsonl", [{**FLAT, "answers": {"text": [], "answer_start": None}}], "qa", "is null"),
         ("x.jsonl", [*ROWS, {"text": "c"}], "classification", "line 3 of .* has no 'label'"),
         ("x.jsonl", [{"sentences": ["a"], "labels": []}], "classification", "1 sentences and 0"),
         ("x.csv", "a,b\n1,2\n", "classification", "line 2 of .* no 'text'; it has: a, b"),
@@ -316,6 +353,13 @@ def test_parquet_with_class_names(tmp_path):
     assert [(each.text, each.label) for each in loaded.examples] == [("a", "pos"), ("b", "neg")]
     assert loaded.skipped == {"rows without a label": 1}
     assert read_documents(tmp_path / "x.parquet") == ["a", "b", "c"]
+
+
+def test_a_damaged_parquet_file(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(DataError, match=r"The parquet file .*x\.parquet is damaged"):
+        read_examples(tmp_path / "x.parquet", "classification")
 
 
 def test_parquet_without_the_extra_package(tmp_path, monkeypatch):

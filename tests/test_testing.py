@@ -254,6 +254,9 @@ def test_a_result_that_is_no_number_is_a_dash_and_a_damaged_one_is_told(tmp_path
         (tmp_path / "bad" / "results.json").write_text(damaged)
         assert main(["diff", str(tmp_path / "one"), str(tmp_path / "bad")]) == 2
         assert "results.json is damaged" in capsys.readouterr().err
+    (tmp_path / "bad" / "resolved.yaml").write_text("seed: 1\n1: 2")
+    assert main(["diff", str(tmp_path / "one"), str(tmp_path / "bad")]) == 2
+    assert "resolved.yaml: the key 1 is no text" in capsys.readouterr().err
 
 
 def test_entities_of_an_uncased_model_come_from_the_texts(run, tmp_path, recwarn):

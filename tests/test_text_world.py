@@ -19,6 +19,7 @@ from envs.models.language_model import LanguageModel
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import GenerationExample, QuestionExample, TextExample
+from envs.text.overlap import without_overlap
 from envs.text_world import TextWorld, example_stratum, stratified_sample
 
 PLACES = ("arden", "holt", "marl", "wick", "thorn", "leigh")
@@ -99,10 +100,18 @@ def test_what_belongs_together_is_held_out_together(tiny_tokenizer):
         for d in range(10)
         for t in range(3)
     ]
-    world = TextWorld(task, turns, tiny_tokenizer, window=20, held_out=0.3)
-    sides = [{e.group for e in part} for part in (world.examples, world.score_examples)]
-    assert all(sides)
-    assert not sides[0] & sides[1]
+    sentences = [
+        TextExample(f"{n}-{s}", text, "bridge", group=f"abstract {n}")
+        for n in range(10)
+        for s, text in enumerate([f"the river {n} is long", f"bridge {n}", "All rights reserved."])
+    ]
+    for examples in (turns, sentences):
+        world = TextWorld(task, examples, tiny_tokenizer, window=20, held_out=0.3)
+        sides = [{e.group for e in part} for part in (world.examples, world.score_examples)]
+        assert all(sides)
+        assert not sides[0] & sides[1]
+    # What other abstracts share with those is not trained on.
+    assert sum(e.text.startswith("All") for e in world.examples) == 0
 
 
 def test_documents_with_scored_text_are_not_masked(tiny_tokenizer):
@@ -120,6 +129,13 @@ def test_documents_with_scored_text_are_not_masked(tiny_tokenizer):
     assert len(held) == 3
     kept = [*apart, *(d for i, d in enumerate(documents[2:]) if i % 10 not in held)]
     assert world.documents == kept
+
+
+def test_scored_text_is_found_in_scripts_without_spaces():
+    scored = ["机器学习改变了世界的面貌。", "きかいがくしゅうはすごい"]
+    apart = ["今天天气很好。我们去公园散步吧。", "machine learning is 機械"]
+    around = [f"他说「{scored[0]}」大家都同意。", f"「{scored[1]}」とかれはいった", scored[0][1:10]]
+    assert without_overlap([*apart, *around], scored) == apart
 
 
 def test_fine_tuning_examples_are_those_of_the_sampled_contexts(tiny_tokenizer):

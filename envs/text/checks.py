@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from envs.text.datasets import Splits
-from envs.text.examples import QuestionExample, TextExample, example_text
+from envs.text.examples import QuestionExample, TextExample, example_text, plain_words
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Report:
     Attributes:
         skipped: by file part, what the reader left out: answers not at their offset, empty
             contexts, empty texts, rows without a label, ...
-        shared: different texts that two splits share, by pair.
+        shared: different texts, by their words alone, that two splits share, by pair.
         shared_ids: the same for ids, where the data set gives questions ids.
     """
 
@@ -91,7 +91,10 @@ class Report:
 def check(splits: Splits) -> Report:
     """Count rows, repetitions, damage and overlap of a loaded data set."""
     parts = splits.parts()
-    texts = {name: set(map(example_text, examples)) for name, examples in parts.items()}
+    texts = {
+        name: {plain_words(example_text(each)) for each in examples}
+        for name, examples in parts.items()
+    }
     ids = {name: {each.id for each in examples} for name, examples in parts.items()}
     pairs = list(combinations(parts, 2))
     return Report(

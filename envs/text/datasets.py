@@ -81,24 +81,34 @@ def load_splits(
         data_dir: folder of the named data sets; else ``NMG_DATA``, else ``./data``.
         strict: raise on the first row or answer that would be skipped.
         test: name or path of another data set to test on. Of a single published set or a single
-            file all of it is taken: nothing of it was trained on.
+            file all of it is taken: nothing of it was trained on. The data set itself, however
+            it is spelled, is as if none was given; its dev file, tested on, is no longer ``dev``.
         columns: names of the text and label (source and target) columns.
         parts: the splits that are needed, ``train`` among them; files of the others may be absent
             and are not read.
 
     Raises:
         MissingDataError, FileNotFoundError: if it is not there; the message says what to do.
-        DataError: if a file is empty, damaged or of the wrong shape.
+        DataError: if a file is empty, damaged or of the wrong shape, or ``test`` is the training
+            file.
         UnknownLabelError: if dev or test has a class that train has not.
     """
     if test is not None and (str(test) == str(name_or_path) or "test" not in parts):
         test = None
     own = set(parts) if test is None else set(parts) - {"test"}
-    name, task, found = _parts(name_or_path, task, data_dir, strict, columns, own)
-    splits = _arrange(name, task, found, own)
+    name, task, found, files = _parts(name_or_path, task, data_dir, strict, columns, own)
     if test is not None:
-        other = _parts(test, task, data_dir, strict, columns, {"test"})[2]
-        loaded = next(other[part] for part in ("test", "dev", "whole", "train") if part in other)()
+        _, _, other, places = _parts(test, task, data_dir, strict, columns, {"test"})
+        tested = next(part for part in ("test", "dev", "whole", "train") if part in other)
+        same = _part_of(files, places.get(tested))
+        if same == "train":
+            raise DataError(f"{test} is what {name} is trained on; give another test set.")
+        if same in ("whole", "test"):
+            test, own = None, set(parts)
+        own -= {"dev"} if same == "dev" else set()
+    splits = _arrange(name, task, found, own, dev_is_test=test is None)
+    if test is not None:
+        loaded = other[tested]()
         skipped = {**splits.skipped, "test": dict(loaded.skipped)}
         splits = replace(splits, test=loaded.examples, skipped=skipped)
     _check_labels(splits)
@@ -112,8 +122,8 @@ def _parts(
     strict: bool,
     columns: tuple[str, str] | None,
     needed: Collection[str],
-) -> tuple[str, str, Mapping[str, Read]]:
-    """Name, task, and what reads each part that is there."""
+) -> tuple[str, str, Mapping[str, Read], Mapping[str, Path]]:
+    """Name, task, what reads each part that is there, and its file if it has one."""
     name = str(name_or_path)
     if not name.startswith(PREFIX):
         found = locate(name_or_path, task=task, data_dir=data_dir, columns=columns, needed=needed)
@@ -121,14 +131,21 @@ def _parts(
             part: partial(read_examples, path, found.task, strict, found.columns)
             for part, path in found.files.items()
         }
-        return found.name, found.task, reading
+        return found.name, found.task, reading, found.files
     if task is None:
         raise DataError(f"Say which task {name} is for: qa, classification or generation.")
     hub = {
         part: partial(examples_of, _placed(f"{part} of {name}", values), task, strict, columns)
         for part, values in hub_splits(name).items()
     }
-    return name.removeprefix(PREFIX).replace("/", "-").replace(":", "-"), task, hub
+    return name.removeprefix(PREFIX).replace("/", "-").replace(":", "-"), task, hub, {}
+
+
+def _part_of(files: Mapping[str, Path], tested: Path | None) -> str | None:
+    """The part whose file that is, however its path is spelled."""
+    if tested is None:
+        return None
+    return next((part for part, path in files.items() if path.samefile(tested)), None)
 
 
 def _placed(where: str, values: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
@@ -136,9 +153,11 @@ def _placed(where: str, values: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         yield f"row {number} of {where}", row
 
 
-def _arrange(name: str, task: str, found: Mapping[str, Read], needed: Collection[str]) -> Splits:
+def _arrange(
+    name: str, task: str, found: Mapping[str, Read], needed: Collection[str], *, dev_is_test: bool
+) -> Splits:
     split_of = {part: part for part in found}
-    if "test" not in found and "dev" in found:
+    if dev_is_test and "test" not in found and "dev" in found:
         split_of["dev"] = "test"
     loaded = {part: read() for part, read in found.items() if split_of[part] in (*needed, "whole")}
     examples: dict[str, Sequence[Any] | None]

@@ -33,11 +33,16 @@ class QuestionExample:
 
 @dataclass(frozen=True)
 class TextExample:
-    """A text with its class."""
+    """A text with its class.
+
+    Attributes:
+        group: examples of one group (sentences of one abstract) stay in one split.
+    """
 
     id: str
     text: str
     label: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,18 +91,30 @@ def example_text(example: Any) -> str:
     return example.text if isinstance(example, TextExample) else example.source
 
 
+_UNSPACED = (
+    r"\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Ideographs and kana, which are written without spaces."""
+_WORD = re.compile(rf"(?=\w)[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
 def plain_words(text: str) -> str:
-    """The words of a text, without marks around them, case and spacing; itself if it has none."""
-    return " ".join(re.findall(r"\w+", text.lower())) or text
+    """The words of a text, without marks around them, case and spacing; itself if it has none.
+
+    An ideograph (Chinese, Japanese) and a kana is a word each.
+    """
+    return " ".join(_WORD.findall(text.lower())) or text
 
 
 def example_group(example: Any, text: Callable[[Any], str] = example_text) -> str:
-    """What stays in one split with everything alike: a dialogue, else the words of the text (the
-    same sentence with other entities marked is the same sentence).
+    """What stays in one split with everything alike: a dialogue or an abstract, else the words of
+    the text (the same sentence with other entities marked is the same sentence).
 
     Args:
         example: of any task.
         text: the text of an example.
     """
-    named = example.group if isinstance(example, GenerationExample) else ""
+    grouped = isinstance(example, (TextExample, GenerationExample))
+    named = example.group if grouped else ""
     return named or plain_words(text(example))

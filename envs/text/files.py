@@ -19,6 +19,9 @@ Row = tuple[str, Any]
 """(where it was found, for messages; the value)."""
 
 _DELIMITED = {".csv", ".tsv"}
+_JSON = {".json", ".jsonl"}
+TABLES = _DELIMITED | _JSON
+"""Suffixes that plain text may not have."""
 _PACKED = {".gz"}
 # Articles and reviews are longer than the csv module's own limit of 131,072 characters.
 csv.field_size_limit(2**31 - 1)
@@ -74,9 +77,10 @@ def kind(path: Path) -> Kind:
         start = next((line.lstrip() for line in file if line.strip()), "")
     if not start:
         raise DataError(f"The file {path} is empty: expected at least one row of text.")
-    if start.startswith("{") or suffix(path) in {".json", ".jsonl"}:
+    table = suffix(path) in _DELIMITED
+    if suffix(path) in _JSON or (start.startswith("{") and (table or _holds_json(path))):
         return "json"
-    return "delimited" if suffix(path) in _DELIMITED else "text"
+    return "delimited" if table else "text"
 
 
 def text_lines(path: Path) -> list[str]:
@@ -98,7 +102,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     elif found == "delimited":
         yield from _delimited_rows(path)
     elif found == "parquet":
-        yield from _numbered(hub.parquet_rows(path), path)
+        try:
+            rows = hub.parquet_rows(path)
+        except hub.HubError:
+            raise
+        except Exception as error:  # the package raises many unrelated types here
+            raise DataError(
+                f"The parquet file {path} is damaged; download or write it again."
+            ) from error
+        yield from _numbered(rows, path)
     else:
         raise DataError(
             f"{path} is plain text; expected JSON, JSON lines, csv, tsv or parquet rows."
@@ -116,10 +128,15 @@ def _json_values(path: Path) -> Iterator[Row]:
         number, first = next(lines)
         try:
             value = json.loads(first)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             # Not a row of JSON lines, so a document over several lines.
             value = _parsed(first + "".join(line for _, line in lines), f"{path}")
         if isinstance(value, list):
+            for number, _ in lines:
+                raise DataError(
+                    f"{path} begins with a list and goes on at line {number}; expected one list, "
+                    "or an object on every line."
+                )
             yield from _numbered(value, path)
             return
         yield f"line {number} of {path}", value
@@ -128,11 +145,24 @@ def _json_values(path: Path) -> Iterator[Row]:
             yield where, _parsed(line, where)
 
 
+def _holds_json(path: Path) -> bool:
+    """Whether a file that begins with a brace is JSON or JSON lines, and not plain text."""
+    try:
+        next(_json_values(path))
+    except DataError:
+        return False
+    return True
+
+
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"Malformed JSON in {where}: {error}.") from error
+    except RecursionError as error:
+        raise DataError(f"Malformed JSON in {where}: it is nested too deeply.") from error
+    except ValueError as error:  # Python's own limit
+        raise DataError(f"Malformed JSON in {where}: a number has too many digits.") from error
 
 
 def _delimited_rows(path: Path) -> Iterator[Row]:
@@ -186,11 +216,24 @@ def field(row: Any, key: str, where: str, expected: type | tuple[type, ...] = ob
     return value
 
 
-def as_text(value: Any) -> str:
-    """A cell as text: "" for null, NaN and blank cells."""
+def as_text(value: Any, where: str) -> str:
+    """A cell as text: "" for null, NaN and blank cells.
+
+    Raises:
+        DataError: if it is a list, an object, or has half a surrogate pair, which is no text.
+    """
+    if isinstance(value, (list, Mapping)):
+        raise DataError(f"A cell of {where} is a JSON {type(value).__name__}; expected a text.")
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"A text of {where} has half a surrogate pair ({text[error.start]!a}), which is no "
+            "character; repair the file."
+        ) from error
     return text if text.strip() else ""

@@ -24,23 +24,25 @@ def read_pairs(
     skips = Skips(strict)
     examples = []
     for number, (where, row) in enumerate(rows):
-        source = joined(field(row, columns[0], where))
+        source = joined(field(row, columns[0], where), where)
         target = field(row, columns[1], where)
-        targets = [as_text(each) for each in (target if isinstance(target, list) else [target])]
+        targets = [as_text(t, where) for t in (target if isinstance(target, list) else [target])]
         kept = tuple(each for each in targets if each)
         if not source:
             skips.add("empty sources", where)
         elif not kept:
             skips.add("rows without a target", where)
         else:
-            name = as_text(row.get("id", row.get("paper_id"))) or str(number)
-            examples.append(GenerationExample(name, source, kept, as_text(row.get("group"))))
+            name = as_text(row.get("id", row.get("paper_id")), where) or str(number)
+            group = as_text(row.get("group"), where)
+            examples.append(GenerationExample(name, source, kept, group))
     return Loaded(examples, dict(skips.counts))
 
 
-def joined(value: Any) -> str:
+def joined(value: Any, where: str) -> str:
     """A text, or the texts of a list joined by spaces."""
-    return " ".join(map(as_text, value)) if isinstance(value, list) else as_text(value)
+    values = value if isinstance(value, list) else [value]
+    return " ".join(as_text(each, where) for each in values)
 
 
 def is_parallel(path: Path, columns: tuple[str, str]) -> bool:

@@ -71,10 +71,10 @@ def _article(article: Any, where: str) -> Iterator[Paragraph]:
     if "paragraphs" not in article and "context" in article:
         yield _row(article, where)
         return
-    title = as_text(article.get("title"))
+    title = as_text(article.get("title"), where)
     for number, paragraph in enumerate(field(article, "paragraphs", where, list)):
         place = f"paragraphs[{number}] of {where}"
-        context = as_text(field(paragraph, "context", place))
+        context = as_text(field(paragraph, "context", place), place)
         yield place, title, context, field(paragraph, "qas", place, list)
 
 
@@ -86,22 +86,29 @@ def _row(row: Mapping[str, Any], where: str) -> Paragraph:
             f"and 'qas') or rows with 'context', 'question' and 'answers'; it has: {has}."
         )
     questions = field(row, "qas", where, list) if "qas" in row else [row]
-    return where, as_text(row.get("title")), as_text(row["context"]), questions
+    title, context = as_text(row.get("title"), where), as_text(row["context"], where)
+    return where, title, context, questions
 
 
 def _question(
     qa: Any, where: str, title: str, context: str, number: str, skips: Skips
 ) -> QuestionExample | None:
-    question = as_text(field(qa, "question", where))
+    question = as_text(field(qa, "question", where), where)
     if not question:
         skips.add("empty questions", where)
         return None
-    name = as_text(qa.get("qid", qa.get("id"))) or number
+    name = as_text(qa.get("qid", qa.get("id")), where) or number
     where = f"question {name}, {where}"
+    mark = qa.get("is_impossible")
+    if mark not in (None, 0, 1):
+        skips.add("questions whose is_impossible is not true or false", where)
+        return None
+    if _lacks_offsets(qa, where):
+        skips.add("questions with other counts of answers and offsets", where)
+        return None
     spans = list(_spans(qa, where, context))
     # Hub rows of SQuAD v2.0 have no mark: an impossible question is one with an empty list.
     unmarked = isinstance(qa.get("answers"), Mapping) and not spans
-    mark = qa.get("is_impossible")
     impossible = unmarked if mark is None else bool(mark)
     answers = [] if impossible else [span for span in spans if _in_place(span, context)]
     for _ in range(0 if impossible else len(spans) - len(answers)):
@@ -114,6 +121,15 @@ def _question(
     return QuestionExample(name, title, context, question, tuple(answers), impossible, accepted)
 
 
+def _lacks_offsets(qa: Mapping[str, Any], where: str) -> bool:
+    """Whether answers given as two lists, texts and offsets, are not as many in both."""
+    answers = qa.get("answers")
+    if not isinstance(answers, Mapping):
+        return False
+    texts = field(answers, "text", where, list)
+    return len(texts) != len(field(answers, "answer_start", where, list))
+
+
 def _in_place(span: tuple[str, int], context: str) -> bool:
     text, start = span
     return start >= 0 and bool(text) and context.startswith(text, start)
@@ -123,7 +139,7 @@ def _spans(qa: Mapping[str, Any], where: str, context: str) -> Iterator[tuple[st
     """(text, offset) of each answer; offset -1 where MRQA's text differs from its span."""
     if "detected_answers" in qa:
         for answer in field(qa, "detected_answers", where, list):
-            text = as_text(field(answer, "text", where))
+            text = as_text(field(answer, "text", where), where)
             for start, end in _char_spans(answer, where):
                 span = context[start : end + 1]  # MRQA's ends are inclusive
                 same = start >= 0 and span.split() == text.split()
@@ -134,14 +150,14 @@ def _spans(qa: Mapping[str, Any], where: str, context: str) -> Iterator[tuple[st
     answers = field(qa, "answers", where, (list, Mapping))
     if isinstance(answers, Mapping):
         texts, starts = field(answers, "text", where), field(answers, "answer_start", where)
-        for text, start in zip(texts, starts, strict=False):
-            yield as_text(text), start if isinstance(start, int) else -1
+        for text, start in zip(texts, starts, strict=True):
+            yield as_text(text, where), start if isinstance(start, int) else -1
         return
     for answer in answers:
         if not isinstance(answer, Mapping):
             raise DataError(f"An answer of {where} has no offset: expected 'answer_start'.")
         start = field(answer, "answer_start", where, int)
-        yield as_text(field(answer, "text", where)), start
+        yield as_text(field(answer, "text", where), where), start
 
 
 def _accepted(qa: Mapping[str, Any], where: str, found: Container[str]) -> tuple[str, ...]:

@@ -91,18 +91,26 @@ def read_documents(path: str | Path, columns: tuple[str, str] | None = None) -> 
     """The texts of a corpus or of a task file, to further pre-train on.
 
     Plain text is cut as ``text_readers.plain_documents`` says. Of a task file these are the
-    different contexts, texts or sources, abstracts whole.
+    different contexts, texts or sources, abstracts whole; dialogues have a turn a line.
 
     Raises:
         FileNotFoundError: if there is no such file.
         DataError: if the file is empty, damaged, or has rows without any text.
     """
     path = Path(path)
-    if kind(path) == "text":
+    rows: Iterable[Row]
+    if kind(path) != "text":
+        rows = read_rows(path)
+    elif _is_rct(path):
+        rows = rct_rows(path)
+    elif END_OF_UTTERANCE in _first_line(path):
+        turns = (document.split(END_OF_UTTERANCE) for document in plain_documents(path))
+        return ["\n".join(filter(None, map(str.strip, each))) for each in turns]
+    else:
         return plain_documents(path)
     text_column = columns[0] if columns else "text"
     documents: dict[str, None] = {}
-    for where, value in read_rows(path):
+    for where, value in rows:
         documents.update(dict.fromkeys(_texts(value, where, text_column)))
     documents.pop("", None)
     return list(documents)
@@ -146,12 +154,12 @@ def _rows(path: Path, task: str, columns: tuple[str, str] | None) -> Iterable[Ro
 def _texts(value: Any, where: str, text_column: str) -> list[str]:
     row = mapping(value, where)
     if text_column in row:
-        return [as_text(row[text_column])]
+        return [as_text(row[text_column], where)]
     if is_questions(row):
         return contexts([(where, row)])
     for key in ("sentences", "source"):
         if key in row:
-            return [joined(row[key])]
+            return [joined(row[key], where)]
     raise DataError(
         f"{where} has no text: expected '{text_column}', 'context', 'sentences' or 'source'; "
         f"it has: {', '.join(map(str, row))}."
@@ -161,3 +169,10 @@ def _texts(value: Any, where: str, text_column: str) -> list[str]:
 def _first_line(path: Path) -> str:
     with opened(path) as file:
         return next(line for line in file if line.strip())
+
+
+def _is_rct(path: Path) -> bool:
+    """Whether a plain text is PubMed RCT, and not one that begins with a ``###`` heading."""
+    with opened(path) as file:
+        first, *others = islice((line for line in file if line.strip()), 2)
+    return first.startswith("###") and any("\t" in line for line in others)

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from envs.text.examples import Loaded, Skips, TextExample
+from envs.text.examples import Loaded, Skips, TextExample, plain_words
 from envs.text.files import DataError, Row, as_text, field, mapping, text_lines
 
 
@@ -21,31 +21,34 @@ def read_texts(
     """
     skips = Skips(strict)
     examples: list[TextExample] = []
-    for where, name, text, label in _labelled(rows, columns):
+    for where, name, text, label, group in _labelled(rows, columns):
         if not text:
             skips.add("empty texts", where)
         elif not label:
             skips.add("rows without a label", where)
         else:
-            examples.append(TextExample(name, text, label))
+            examples.append(TextExample(name, text, label, group))
     return Loaded(examples, dict(skips.counts))
 
 
-def _labelled(rows: Iterable[Row], columns: tuple[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """(where, id, text, label) of each row or sentence."""
+def _labelled(
+    rows: Iterable[Row], columns: tuple[str, str]
+) -> Iterator[tuple[str, str, str, str, str]]:
+    """(where, id, text, label, group) of each row or sentence."""
     text_column, label_column = columns
     for number, (where, value) in enumerate(rows):
         row = mapping(value, where)
         if is_abstract(row) and text_column not in row:
             sentences, labels = _abstract(row, where)
-            pairs = zip(sentences, labels, strict=True)
-            for sentence, (text, label) in enumerate(pairs):
+            texts = [as_text(sentence, where) for sentence in sentences]
+            group = plain_words(" ".join(texts))  # by its words: some sets repeat abstracts
+            for sentence, (text, label) in enumerate(zip(texts, labels, strict=True)):
                 place = f"sentence {sentence + 1} of {where}"
-                yield place, f"{number}-{sentence}", as_text(text), as_text(label).strip()
+                yield place, f"{number}-{sentence}", text, as_text(label, place).strip(), group
         else:
-            text = as_text(_column(row, text_column, where))
-            label = as_text(_column(row, label_column, where)).strip()
-            yield where, as_text(row.get("id")) or str(number), text, label
+            text = as_text(_column(row, text_column, where), where)
+            label = as_text(_column(row, label_column, where), where).strip()
+            yield where, as_text(row.get("id"), where) or str(number), text, label, ""
 
 
 def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
@@ -69,15 +72,19 @@ def _abstract(row: Mapping[str, Any], where: str) -> tuple[Sequence[Any], Sequen
 
 
 def rct_rows(path: Path) -> Iterator[Row]:
-    """Rows of PubMed RCT's own layout: ``###id``, then ``LABEL<tab>sentence`` lines."""
+    """Abstracts of PubMed RCT's own layout: ``###id``, then ``LABEL<tab>sentence`` lines."""
+    abstracts: list[tuple[str, dict[str, list[str]]]] = []
     for number, line in enumerate(text_lines(path), 1):
-        if not line.strip() or line.startswith("###"):
-            continue
         where = f"line {number} of {path}"
-        label, tab, text = line.partition("\t")
-        if not tab:
-            raise DataError(f"{where} has no tab; expected a label, a tab and a sentence.")
-        yield where, {"text": text, "label": label}
+        if line.startswith("###"):
+            abstracts.append((f"the abstract at {where}", {"sentences": [], "labels": []}))
+        elif line.strip():
+            label, tab, text = line.partition("\t")
+            if not tab:
+                raise DataError(f"{where} has no tab; expected a label, a tab and a sentence.")
+            abstracts[-1][1]["sentences"].append(text)
+            abstracts[-1][1]["labels"].append(label)
+    yield from abstracts
 
 
 def plain_documents(path: Path) -> list[str]:
