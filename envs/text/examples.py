@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from envs.text.files import DataError
@@ -99,6 +100,7 @@ _UNSPACED = (
 _WORD = re.compile(rf"(?=\w)[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
+@lru_cache(maxsize=4096)  # the questions on one context follow one another
 def plain_words(text: str) -> str:
     """The words of a text, without marks around them, case and spacing; itself if it has none.
 
