@@ -62,7 +62,7 @@ def test_no_program_trains_before_it_looked_where_to_write(command, tmp_path, ca
 
 
 def test_a_corpus_is_not_written_over_the_file_that_it_is_made_of(tmp_path, capsys):
-    rows = tmp_path / "rows.jsonl"
+    rows = tmp_path / "rows.txt"
     rows.write_text('{"text": "a text", "label": "yes"}\n')
     assert main(["corpus", "--file", str(rows), "--output", str(rows)]) == 2
     assert "is there already" in capsys.readouterr().err
