@@ -103,9 +103,10 @@ def load_splits(
         same = _part_of(files, places.get(tested))
         if same == "train":
             raise DataError(f"{test} is what {name} is trained on; give another test set.")
-        if same in ("whole", "test"):
+        if same == "dev":
+            own.discard("dev")
+        elif same is not None:
             test, own = None, set(parts)
-        own -= {"dev"} if same == "dev" else set()
     splits = _arrange(name, task, found, own, dev_is_test=test is None)
     if test is not None:
         loaded = other[tested]()
