@@ -50,9 +50,10 @@ class EpisodeBar:
         self._phase = f"{phase} {step}/{steps}"
         self._show()
 
-    def job_done(self) -> None:
-        """A score job ended, or was remembered."""
+    def job_done(self, remembered: bool = False) -> None:
+        """A score job ended. What was remembered says nothing of how long the others take."""
         if not self._jobs:
+            self._first += remembered
             self.unit_done()
             return
         self._finished_jobs = min(self._jobs, self._finished_jobs + 1)
@@ -87,6 +88,7 @@ class EpisodeBar:
                 total=self._total,
                 initial=self._first,
                 unit=self._unit,
+                smoothing=0,
                 dynamic_ncols=True,
                 bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             )
@@ -100,6 +102,7 @@ class EpisodeBar:
             self._start()
         at = min(self._total, self._whole + self._finished_jobs / (self._jobs + 1))
         if self._bar is not None:
+            self._bar.initial = self._first
             self._bar.set_description_str(f"{self._unit} {self._whole}/{self._total} ", False)
             self._bar.set_postfix_str(self._phase, False)
             self._bar.update(at - self._bar.n)

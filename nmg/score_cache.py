@@ -21,7 +21,7 @@ class CachedExecutor:
     Args:
         executor: runs what is not remembered.
         folder: one small JSON file per score; ``None`` remembers in memory only.
-        done: called when a job ends, or is found to be remembered.
+        done: called when a job ends; with True, if its score was remembered.
 
     Attributes:
         jobs: submitted so far.
@@ -32,11 +32,11 @@ class CachedExecutor:
         self,
         executor: Executor,
         folder: Path | None = None,
-        done: Callable[[], None] | None = None,
+        done: Callable[[bool], None] | None = None,
     ) -> None:
         self._executor = executor
         self._folder = folder
-        self._done = done or (lambda: None)
+        self._done = done or (lambda remembered: None)
         self._known: dict[str, Future[Score]] = {}
         self.jobs = self.hits = 0
         if folder is not None:
@@ -44,8 +44,11 @@ class CachedExecutor:
 
     def submit(self, job: ScoreJob) -> Future[Score]:
         self.jobs += 1
-        future = self._submit(job)
-        future.add_done_callback(lambda _: self._done())
+        known = None if job.keep_weights else self._recall(job.key)
+        self.hits += known is not None
+        remembered = known is not None and known.done()
+        future = known or (self._executor.submit(job) if job.keep_weights else self._run(job))
+        future.add_done_callback(lambda _: self._done(remembered))
         return future
 
     @property
@@ -65,15 +68,6 @@ class CachedExecutor:
         """
         if getattr(self._executor, "workers", 1) > 1 and self._recall(job.key) is None:
             self._run(job)
-
-    def _submit(self, job: ScoreJob) -> Future[Score]:
-        if job.keep_weights:
-            return self._executor.submit(job)
-        future = self._recall(job.key)
-        if future is None:
-            return self._run(job)
-        self.hits += 1
-        return future
 
     def _run(self, job: ScoreJob) -> Future[Score]:
         key = job.key  # the callback stays with the future: it must not hold the job

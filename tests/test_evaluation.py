@@ -131,3 +131,20 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
     assert len(printed) == 2
     assert printed[0].startswith("episode ")
     assert "left" in printed[0]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_remembered_scores_do_not_shorten_what_is_left(terminal, capsys, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(callbacks.sys.stderr, "isatty", lambda: terminal, raising=False)
+    bar = EpisodeBar(10, "score job")
+    for _ in range(6):
+        bar.job_done(remembered=True)
+    for _ in range(2):
+        clock[0] += 600
+        bar.job_done()
+    printed = capsys.readouterr().err
+    assert "8/10" in printed
+    assert ("20:00<20:00" if terminal else "20 min left") in printed

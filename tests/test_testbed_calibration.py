@@ -45,7 +45,7 @@ def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -
 
 
 def test_a_measurement_in_the_testbed_says_what_it_will_cost(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(EpisodeBar, "job_done", lambda self: done.append(self))
+    monkeypatch.setattr(EpisodeBar, "job_done", lambda self, remembered: done.append(self))
     done: list[EpisodeBar] = []
     command = ["testbed", "--setting", "small"]
     assert main([*command, "--calibrate", "1", "--pairs", "2"]) == 0
