@@ -44,6 +44,12 @@ setup(
         "numpy>=2.0",
         "tqdm>=4.66",
         "tensorboard>=2.18",
+        # Imported here, too, and not only brought along by the others.
+        "huggingface-hub>=1.0",
+        "jinja2>=3.1",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "tokenizers>=0.22",
     ],
     extras_require=extras,
     entry_points={"console_scripts": ["nmg = nmg.cli:run"]},
