@@ -33,7 +33,7 @@ from architectures_table import TASKS, Result, markdown
 
 from envs.adaptation.jobs import AdaptationSettings
 from envs.models.architectures import ARCHITECTURES, Architecture
-from envs.models.heads import Head, has_head
+from envs.models.checks import Head, has_head
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import Family, train_tokenizer

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from envs.models.architectures import Architecture
+from envs.models.checks import Head, has_head
 from envs.models.fast_tokenizer import TWINS
-from envs.models.heads import Head, has_head
 from envs.models.new_model import ModelSize
 
 TASKS = ("qa", "classification", "generation", "collator")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from envs.models.architectures import ARCHITECTURES
-from envs.models.heads import has_head
+from envs.models.checks import has_head
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model

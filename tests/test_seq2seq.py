@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models, processors
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
 from envs.models.architectures import ARCHITECTURES
-from envs.models.heads import has_head
-from envs.models.loading import ModelNotFoundError, load_seq2seq
+from envs.models.checks import has_head
+from envs.models.loading import load_seq2seq
+from envs.models.names import ModelNotFoundError
 from envs.models.new_model import ModelSize, UnknownArchitectureError, new_model
 from envs.models.new_tokenizer import FAMILIES, TokenizerTrainingError, train_tokenizer
 from envs.models.seq2seq import Seq2SeqModel, _fast_functional_dropout

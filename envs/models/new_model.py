@@ -12,7 +12,7 @@ from envs.models.architectures import (
     WINDOW,
     Of,
 )
-from envs.models.heads import Head, has_head, missing_head, missing_model
+from envs.models.checks import Head, has_head, missing_head, missing_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
