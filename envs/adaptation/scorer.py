@@ -7,7 +7,6 @@ whatever ran before it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.adaptation.jobs import BASE, AdaptationSettings, Feature, Progress, Score, ScoreJob, Task
-from envs.models.flat import FlatParameters, descend
+from envs.models.flat import FlatParameters, descend, digest
 from envs.models.language_model import LanguageModel
 from envs.models.token_rows import TokenRows
 from envs.text.corruption import corrupt
@@ -50,8 +49,7 @@ class Scorer:
         """Of what scores depend on beside their jobs: the model's own weights, the precision, and
         the kind of device, which draws other dropout."""
         lm = self.language_model
-        digest = hashlib.sha256(self.weights[BASE].cpu().numpy().tobytes()).hexdigest()
-        return f"{digest[:16]}-{lm.precision}-{lm.device.type}"
+        return f"{digest(self.weights[BASE])}-{lm.precision}-{lm.device.type}"
 
     def __call__(self, job: ScoreJob) -> Score:
         """Run a job. Deterministic on CPU; torch's global generator is left as it was."""

@@ -34,7 +34,7 @@ def load_language_model(
     Args:
         name: ``bert``, ``distilbert``, ``minilm``, a hub id or a folder.
         device: where to put it.
-        precision: see :class:`LanguageModel`.
+        precision: see :class:`TrainableModel`.
         cold_head: accept minilm without a trained masked-LM head.
 
     Raises:
@@ -62,7 +62,7 @@ def load_seq2seq(
     Args:
         name: a hub id or a folder (``nmg new-lm`` makes one).
         device: where to put it.
-        precision: see :class:`Seq2SeqModel`.
+        precision: see :class:`TrainableModel`.
         languages: source and target language, by the tokenizer's own codes, for models that want
             them (mBART: ``en_XX``, ``de_DE``).
 

@@ -116,7 +116,7 @@ class TokenStates:
         lm = self.language_model
         # Padding by neighbours would reach the last bits of a state, which must be the same
         # whenever, and beside whatever, it is computed.
-        tokens = BATCH_TOKENS if getattr(lm, "packs", False) else 0
+        tokens = BATCH_TOKENS if lm.packs else 0
         training = lm.model.training
         lm.model.eval()
         done: list[np.ndarray] = []
