@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from envs.adaptation.executor import SerialExecutor
-from envs.adaptation.jobs import AdaptationSettings, Task
+from envs.adaptation.jobs import AdaptationSettings
 from envs.adaptation.scorer import Scorer
 from envs.masking_env import MaskingEnv
 from envs.models.language_model import LanguageModel
@@ -18,6 +18,7 @@ from envs.models.loading import load_language_model
 from envs.models.runtime import Precision
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
+from envs.tasks.task import Task
 from envs.text.datasets import Splits, load_splits
 from envs.text_world import TextWorld
 

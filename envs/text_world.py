@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.adaptation.jobs import Feature, Task
+from envs.tasks.task import Feature, Task
 from envs.text.corpus import build_corpus
 from envs.text.examples import (
     QuestionExample,

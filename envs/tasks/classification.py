@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.adaptation.jobs import Feature
 from envs.tasks import metrics
 from envs.tasks.cut_texts import CutTexts
+from envs.tasks.task import Feature
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -50,6 +50,7 @@ class Classification:
         "micro_f1": True,
         "nll": False,
     }
+    pad_to: int | None = None
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Classification:
         self.labels = tuple(labels)
         self.max_length = max_length
         self.pooling = pooling
+        self.reads_first = pooling == "first"
         self._cut = CutTexts()
         self._numbers = {label: number for number, label in enumerate(self.labels)}
 
@@ -120,11 +122,6 @@ class Classification:
                 f"{_listed(self.labels)}. Correct it, or give a training set that has this label."
             )
         return number
-
-    @property
-    def reads_first(self) -> bool:
-        """The head sees the first token's state only."""
-        return self.pooling == "first"
 
     def head(self, width: int) -> nn.Module:
         """Dense layer, tanh, dropout, linear layer: BERT's pooler and classifier, both fresh."""

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.adaptation.jobs import Feature
 from envs.models.rounding import ROW_PARTS, rounded
 from envs.tasks import metrics
 from envs.tasks.question_windows import QuestionWindows
+from envs.tasks.task import Feature
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +85,7 @@ class QuestionAnswering:
         "exact_position": True,
         "nll": False,
     }
+    reads_first: bool = False
 
     def __init__(
         self,

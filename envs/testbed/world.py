@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from envs.adaptation.jobs import Feature
 from envs.tasks.classification import Classification
+from envs.tasks.task import Feature
 from envs.testbed.domain import Family, Vocabulary, evenly, fill_in, wrapped
 from envs.testbed.settings import TestbedSettings
 from envs.text.corpus import Context
