@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from envs.models.architectures import ARCHITECTURES
 from envs.models.names import ModelNotFoundError, hub_is_reachable
 
 if TYPE_CHECKING:
@@ -34,11 +33,9 @@ def missing_model(name: str, model_type: str) -> str | None:
 
     if model_type in CONFIG_MAPPING:
         return None
-    row = ARCHITECTURES.get(model_type)
-    fate = "has removed" if row and row.removed else "does not know"
     return (
-        f"{name!r} is a {model_type} model, which transformers {fate} (version {__version__} is "
-        "installed). Give another model."
+        f"{name!r} is a {model_type} model, which transformers does not know (version "
+        f"{__version__} is installed). Give another model."
     )
 
 

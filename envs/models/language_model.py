@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.models.architectures import TOKEN_STATES, token_embedding
 from envs.models.attention import PACKED, register_packed_attention
 from envs.models.batches import Batches
 from envs.models.dropout import seed_by_generator, use_fast_dropout
@@ -23,9 +22,9 @@ from envs.models.flat import FlatParameters
 from envs.models.head_alone import head_logits
 from envs.models.last_layer import only_at
 from envs.models.layer_parts import use_fast_parts
-from envs.models.padding import fixed_length
 from envs.models.probes import probe_head, probe_join, probe_packing, probe_width
 from envs.models.quiet import quiet
+from envs.models.quirks import TOKEN_STATES, fixed_length, token_embedding
 from envs.models.rounding import rounded
 from envs.models.runtime import Precision
 from envs.models.standing import use_standing_gradients

@@ -9,12 +9,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from envs.models.architectures import LOADING
 from envs.models.checks import Head, check_weights, has_head, missing_head, no_fit, no_model
 from envs.models.fast_tokenizer import ROLES, fast_twin, no_moses_needed
 from envs.models.language_model import LanguageModel
 from envs.models.names import ModelNotFoundError, model_source, only_local, prepared_folder
 from envs.models.quiet import quiet
+from envs.models.quirks import LOADING
 from envs.models.runtime import Precision, check_device
 from envs.models.seq2seq import Seq2SeqModel
 
