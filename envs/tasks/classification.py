@@ -23,10 +23,6 @@ SHOWN_LABELS = 20
 """Known labels an error message lists at most."""
 
 
-class UnknownLabelError(ValueError):
-    """An example has a label that the task was not made for."""
-
-
 class Classification:
     """The task protocol for texts with one label each.
 
@@ -88,8 +84,7 @@ class Classification:
         """One feature per example, in order; a warning says how many texts were cut, once.
 
         Raises:
-            UnknownLabelError: if a label is not among the task's.
-            ValueError: if a text has no tokens.
+            ValueError: if a label is not among the task's, or a text has no tokens.
         """
         if not examples:
             return []
@@ -117,7 +112,7 @@ class Classification:
     def _number(self, example: TextExample) -> int:
         number = self._numbers.get(example.label)
         if number is None:
-            raise UnknownLabelError(
+            raise ValueError(
                 f"Example {example.id!r} has the label {example.label!r}; the known labels are "
                 f"{_listed(self.labels)}. Correct it, or give a training set that has this label."
             )
