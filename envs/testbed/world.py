@@ -204,11 +204,11 @@ class KnownMask:
         return (chosen & maskable).astype(np.int8), state
 
 
-def best_mask(world: TestbedWorld, seed: int = 0) -> KnownMask:
+def best_mask(world: TestbedWorld) -> KnownMask:
     """Masks informative tokens only."""
-    return KnownMask(world, 1.0, seed)
+    return KnownMask(world, 1.0)
 
 
-def worst_mask(world: TestbedWorld, seed: int = 0) -> KnownMask:
+def worst_mask(world: TestbedWorld) -> KnownMask:
     """Masks no informative token."""
-    return KnownMask(world, 0.0, seed)
+    return KnownMask(world, 0.0)
