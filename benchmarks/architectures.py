@@ -33,11 +33,11 @@ from architectures_table import TASKS, Result, markdown
 
 from envs.adaptation.jobs import AdaptationSettings
 from envs.models.architectures import ARCHITECTURES, Architecture
-from envs.models.heads import Head, has_head
+from envs.models.checks import Head, has_head
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import Family, train_tokenizer
-from envs.models.padding import padded_length
+from envs.models.quirks import padded_length
 from nmg.collator import MaskingCollator
 
 SIZE = ModelSize(width=32, layers=2, heads=2, length=128)

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from envs.models.architectures import Architecture
+from envs.models.checks import Head, has_head
 from envs.models.fast_tokenizer import TWINS
-from envs.models.heads import Head, has_head
 from envs.models.new_model import ModelSize
 
 TASKS = ("qa", "classification", "generation", "collator")
@@ -56,7 +56,7 @@ def markdown(results: list[Result], size: ModelSize) -> str:
     lines += [f"- {r.row.title}: {r.row.trap}." for r in results if r.row.trap]
     lines += [
         "",
-        "All of it is data in `envs/models/architectures.py` and `envs/models/padding.py`. "
+        "All of it is data in `envs/models/architectures.py` and `envs/models/quirks.py`. "
         "Whether batches can go without padding, and whether the vocabulary head can be computed "
         "at masked positions alone, is found by trying when a model is loaded.",
         "",

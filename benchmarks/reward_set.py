@@ -24,9 +24,9 @@ import numpy as np
 from report_tables import table
 
 from envs.adaptation.executor import SerialExecutor
-from envs.adaptation.jobs import Feature
 from envs.adaptation.scorer import Scorer
 from envs.models.runtime import tune_runtime
+from envs.tasks.task import Feature
 from envs.text_world import example_stratum, stratified_sample
 from nmg.assembly import training_stage
 from nmg.config import resolve_training

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from envs.adaptation.executor import SerialExecutor
-from envs.adaptation.jobs import AdaptationSettings, Task
+from envs.adaptation.jobs import AdaptationSettings
 from envs.adaptation.scorer import Scorer
 from envs.masking_env import MaskingEnv
 from envs.models.language_model import LanguageModel
@@ -18,6 +18,7 @@ from envs.models.loading import load_language_model
 from envs.models.runtime import Precision
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
+from envs.tasks.task import Task
 from envs.text.datasets import Splits, load_splits
 from envs.text_world import TextWorld
 
@@ -145,11 +146,16 @@ def make_text_env(
             the paper's size, which wants an accelerator.
     """
     language_model = load_language_model(model, device=device, precision=precision)
-    names = inspect.signature(build_text_world).parameters
-    of_world = {name: options.pop(name) for name in list(options) if name in names}
+    of_world = taken(options, build_text_world)
     world, made = build_text_world(task, dataset, language_model, **of_world)
     options = {"headline": made.headline, "higher_is_better": made.higher_is_better} | options
     return MaskingEnv(world, SerialExecutor(Scorer(language_model, made)), **options)
+
+
+def taken(options: dict[str, Any], *functions: Callable[..., Any]) -> dict[str, Any]:
+    """Take the options that some functions know out of the others."""
+    names = {name for function in functions for name in inspect.signature(function).parameters}
+    return {name: options.pop(name) for name in list(options) if name in names}
 
 
 def make_testbed_env(

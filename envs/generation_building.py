@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
 from envs.adaptation.jobs import AdaptationSettings
+from envs.building import taken
 from envs.fragment_env import FragmentMaskingEnv
 from envs.models.loading import load_seq2seq
 from envs.models.runtime import Precision
@@ -124,9 +124,8 @@ def make_generation_env(
             ``TextWorld``) and ``FragmentMaskingEnv``.
     """
     loaded = load_seq2seq(model, device=device, precision=precision, languages=languages)
-    task = build_generation_task(dataset, loaded, **_taken(options, build_generation_task))
-    names = {*_names(build_generation_world), *_names(TextWorld)}
-    of_world = {name: options.pop(name) for name in list(options) if name in names}
+    task = build_generation_task(dataset, loaded, **taken(options, build_generation_task))
+    of_world = taken(options, build_generation_world, TextWorld)
     world = build_generation_world(dataset, loaded, task, **of_world)
     scorer = GenerationScorer(loaded, task, settings=generation)
     defaults = {
@@ -135,12 +134,3 @@ def make_generation_env(
         "higher_is_better": task.higher_is_better,
     }
     return FragmentMaskingEnv(world, SerialExecutor(scorer), **{**defaults, **options})
-
-
-def _names(function: Any) -> list[str]:
-    return list(inspect.signature(function).parameters)
-
-
-def _taken(options: dict[str, Any], function: Any) -> dict[str, Any]:
-    """Take the options that a function knows out of the others."""
-    return {name: options.pop(name) for name in list(options) if name in _names(function)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.adaptation.jobs import Feature, Task
+from envs.tasks.task import Feature, Task
 from envs.text.corpus import build_corpus
 from envs.text.examples import (
     QuestionExample,
@@ -56,9 +56,7 @@ class TextWorld:
             for all that are held out, as in the paper.
         held_out: share of the texts to score on.
         labelled: fine-tune on a fixed, stratified subset of this size, in every episode the same.
-        split_seed: draws what is held out and labelled; it is not the seed of a run.
         text: the text of an example.
-        stratum: the stratum of an example.
 
     Attributes:
         corpus: the contexts; a context id is an index into it.
@@ -83,9 +81,7 @@ class TextWorld:
         score_examples: int | None = None,
         held_out: float = 0.1,
         labelled: int | None = None,
-        split_seed: int = 0,
         text: Callable[[Any], str] = example_text,
-        stratum: Callable[[Any], str] = example_stratum,
     ) -> None:
         if isinstance(documents, str):
             raise ValueError(
@@ -105,10 +101,10 @@ class TextWorld:
         self.vocab_size = len(tokenizer)
         self.examples_per_episode = examples_per_episode
 
-        rng = np.random.default_rng(split_seed)
+        rng = np.random.default_rng(0)  # not the run's seed: all runs hold out the same texts
         texts = [text(example) for example in examples]
         groups = [example_group(example, text) for example in examples]
-        strata = [stratum(example) for example in examples]
+        strata = [example_stratum(example) for example in examples]
         held = held_out_groups(groups, strata, held_out, rng)
         inside = [i for i, name in enumerate(groups) if name in held]
         held_texts = {texts[i] for i in inside}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from envs.adaptation.jobs import Feature
+from envs.tasks.task import Feature
 from envs.text.corpus import Context
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.adaptation.jobs import Feature, Task
 from envs.adaptation.scorer import Scorer
 from envs.models.states import TokenStates
+from envs.tasks.task import Feature, Task
 from envs.text.corpus import Context, Corpus, build_corpus
 from envs.text_world import TrainingFeatures, example_stratum, stratified_sample
 from envs.world import Deal

@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.fragments import FragmentOf
 from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.generation_scorer import GenerationScorer
-from envs.adaptation.jobs import BASE, Executor, Progress, Task
+from envs.adaptation.jobs import BASE, Executor, Progress
 from envs.adaptation.scorer import Scorer
 from envs.fragment_env import RandomFragment
 from envs.models.language_model import LanguageModel
@@ -22,6 +22,7 @@ from envs.models.runtime import check_device, tune_runtime
 from envs.models.seq2seq import Seq2SeqModel
 from envs.models.states import TokenStates
 from envs.references import Policy, UniformRandom
+from envs.tasks.task import Task
 from envs.world import World
 from nmg.checkpoint import FolderWeights
 from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, setting_name

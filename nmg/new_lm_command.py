@@ -17,7 +17,7 @@ from nmg.limits import at_least, two_columns
 from nmg.options import add_flags, build, given_flags
 
 if TYPE_CHECKING:
-    from envs.models.heads import Head
+    from envs.models.checks import Head
 
 EXAMPLES = """examples:
   nmg new-lm --architecture bart --dataset multi30k --output models/multi30k-bart
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the model and save it."""
     from transformers.utils import logging
 
-    from envs.models.heads import has_head
+    from envs.models.checks import has_head
     from envs.models.new_model import new_model
     from envs.models.new_tokenizer import train_tokenizer
 

@@ -65,7 +65,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure on held-out text, save."""
-    from envs.models.loading import load_language_model, prepared_folder
+    from envs.models.loading import load_language_model
+    from envs.models.names import prepared_folder
     from envs.models.prepare import (
         held_out_split,
         masked_lm_quality,

@@ -13,7 +13,7 @@ from agents.adversarial_translation import AdversarialTranslation, AdversarialTr
 from envs.adaptation.generation_scorer import GenerationScorer, Translation
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 from envs.models.architectures import ARCHITECTURES
-from envs.models.heads import has_head
+from envs.models.checks import has_head
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import FAMILIES, train_tokenizer
 from envs.models.seq2seq import Seq2SeqModel

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from envs.models.architectures import ARCHITECTURES
-from envs.models.heads import has_head
+from envs.models.checks import has_head
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import FAMILIES, train_tokenizer
-from envs.models.padding import fixed_length, padded_length
+from envs.models.quirks import fixed_length, padded_length
 from tests.conftest import SENTENCES
 
 MASKED = [name for name in ARCHITECTURES if has_head(name, "masked")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.tasks.classification import Classification, UnknownLabelError
+from envs.tasks.classification import Classification
 from envs.text.examples import TextExample
 
 EXAMPLES = [
@@ -58,7 +58,7 @@ def test_long_texts_are_cut_and_counted(tiny_tokenizer, caplog):
 
 def test_unknown_label_is_named(task):
     odd = TextExample("test-7", "the film", "neutral")
-    with pytest.raises(UnknownLabelError, match=r"'test-7'.*'neutral'.*'negative', 'positive'"):
+    with pytest.raises(ValueError, match=r"'test-7'.*'neutral'.*'negative', 'positive'"):
         task.features([*EXAMPLES, odd], training=False)
 
 

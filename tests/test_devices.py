@@ -13,7 +13,6 @@ from masking_toy import ToyMasking, TypeStates
 
 from agents.actor_critic import MaskingActorCritic
 from agents.adversarial import AdversarialMasking
-from envs.adaptation.jobs import Feature
 from envs.models.dropout import use_fast_dropout
 from envs.models.language_model import LanguageModel
 from envs.models.new_model import ModelSize, new_model
@@ -22,6 +21,7 @@ from envs.models.seq2seq import _fast_functional_dropout
 from envs.references import UniformRandom, reference_masks
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
+from envs.tasks.task import Feature
 from envs.text.examples import TextExample
 from tests.conftest import SENTENCES
 

@@ -13,10 +13,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from envs.models import loading
+from envs.models import checks, names
 from envs.models.architectures import ARCHITECTURES
-from envs.models.heads import Head
-from envs.models.loading import ModelNotFoundError, load_language_model, load_seq2seq
+from envs.models.checks import Head
+from envs.models.loading import load_language_model, load_seq2seq
+from envs.models.names import ModelNotFoundError
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import train_tokenizer
 from tests.conftest import SENTENCES
@@ -73,7 +74,7 @@ def test_a_hub_that_takes_no_connection_is_not_asked(monkeypatch, tmp_path, tiny
     for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(variable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    reachable = loading.hub_is_reachable.__wrapped__
+    reachable = names.hub_is_reachable.__wrapped__
     with socket.create_server(("127.0.0.1", 0)) as hub:
         place = f"http://127.0.0.1:{hub.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", place)
@@ -90,7 +91,8 @@ def test_a_hub_that_takes_no_connection_is_not_asked(monkeypatch, tmp_path, tiny
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", config)
     for answer, words in ((True, "on the hub"), (False, "the hub cannot be reached")):
-        monkeypatch.setattr(loading, "hub_is_reachable", lambda answer=answer: answer)
+        for module in (names, checks):
+            monkeypatch.setattr(module, "hub_is_reachable", lambda answer=answer: answer)
         with pytest.raises(ModelNotFoundError, match=words):
             load_language_model("no/such-model")
     tiny_masked_lm.save_pretrained(tmp_path)

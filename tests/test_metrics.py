@@ -5,7 +5,6 @@ import pytest
 
 from envs.tasks.metrics import (
     accuracy,
-    best_null_threshold,
     macro_f1,
     micro_f1,
     normalize_answer,
@@ -94,38 +93,10 @@ def test_squad_v2_scores_no_answer():
     }
 
 
-def test_squad_v2_null_scores_above_the_threshold_are_no_answer():
-    predictions = ["Arden", "in 1902", "the bridge"]
-    references = [["Arden"], [], ["bridge"]]
-    scores = squad_v2(predictions, references, null_scores=[-2.0, 1.0, 1.5], threshold=0.5)
-    assert scores["has_answer_em"] == 50.0
-    assert scores["no_answer_em"] == 100.0
-
-
 def test_squad_v2_without_impossible_questions_has_no_part_for_them():
     assert set(squad_v2(["x"], [["x"]])) == {
         *("em", "f1", "total", "has_answer_em", "has_answer_f1", "has_answer_total")
     }
-
-
-def test_best_null_threshold_is_the_best_of_all_thresholds():
-    rng = np.random.default_rng(3)
-    predictions, references = random_answers(seed=1, count=120)
-    for number in range(0, 120, 3):
-        references[number] = []
-    null_scores = rng.normal(size=120) + np.array([1.0 * (not r) for r in references])
-    for metric in ("em", "f1"):
-        best, threshold = best_null_threshold(predictions, references, null_scores, metric)
-        reached = squad_v2(predictions, references, null_scores, threshold)[metric]
-        others = [
-            squad_v2(predictions, references, null_scores, t)[metric] for t in [-9.0, *null_scores]
-        ]
-        assert best == pytest.approx(reached)
-        assert best == pytest.approx(max(others))
-
-
-def test_best_null_threshold_where_never_answering_is_best():
-    assert best_null_threshold(["x", "y"], [[], ["z"]], [0.3, 0.4]) == (50.0, -np.inf)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

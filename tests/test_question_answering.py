@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 
 from envs.models.language_model import LanguageModel
+from envs.tasks import question_answering, question_windows
 from envs.tasks.question_answering import QuestionAnswering
 from envs.text.examples import QuestionExample
 
@@ -76,11 +77,11 @@ def task(tiny_tokenizer):
 SHORT, QUESTION = 44, 24
 
 
-def short(tokenizer, **settings):
-    """Windows so short that every context needs several."""
-    return QuestionAnswering(
-        tokenizer, max_length=SHORT, stride=12, max_question_tokens=QUESTION, **settings
-    )
+@pytest.fixture
+def short(monkeypatch):
+    """Makes tasks with windows so short that every context needs several."""
+    monkeypatch.setattr(question_windows, "MAX_QUESTION_TOKENS", QUESTION)
+    return lambda tokenizer: QuestionAnswering(tokenizer, max_length=SHORT, stride=12)
 
 
 def is_null(task, feature):
@@ -112,7 +113,7 @@ def span_text(feature):
 
 
 @pytest.mark.parametrize("windows", ["one", "several"])
-def test_targets_give_the_answers_back(tokenizer, windows):
+def test_targets_give_the_answers_back(tokenizer, short, windows):
     task = QuestionAnswering(tokenizer) if windows == "one" else short(tokenizer)
     features = task.features(EXAMPLES, training=True)
     assert (len(features) == len(EXAMPLES)) == (windows == "one")
@@ -128,7 +129,7 @@ def test_targets_give_the_answers_back(tokenizer, windows):
     assert scores["nll"] < 1e-3
 
 
-def test_features_follow_the_tokenizer(tokenizer):
+def test_features_follow_the_tokenizer(tokenizer, short):
     features = short(tokenizer).features(EXAMPLES, training=False)
     assert [f.example for f in features] == sorted(
         (f.example for f in features), key=lambda e: e.id
@@ -146,7 +147,7 @@ def test_features_follow_the_tokenizer(tokenizer):
         assert not any(CONTEXT[start].isspace() for start in starts)
 
 
-def test_windows_cover_the_context_and_overlap(tiny_tokenizer):
+def test_windows_cover_the_context_and_overlap(tiny_tokenizer, short):
     features = short(tiny_tokenizer).features(EXAMPLES[:1], training=False)
     whole = tiny_tokenizer(CONTEXT, add_special_tokens=False)["input_ids"]
     prefix = len(tiny_tokenizer(EXAMPLES[0].question)["input_ids"])
@@ -156,7 +157,7 @@ def test_windows_cover_the_context_and_overlap(tiny_tokenizer):
     ] == whole
 
 
-def test_windows_without_the_answer_target_the_null_position(tokenizer):
+def test_windows_without_the_answer_target_the_null_position(tokenizer, short):
     task = short(tokenizer)
     features = task.features([EXAMPLES[4]], training=True)
     at_end = tokenizer.cls_token_id is not None and features[0].input_ids[0] != (
@@ -173,7 +174,7 @@ def test_impossible_questions_target_the_null_position(task):
     assert feature.target == (0, 0)
 
 
-def test_only_windows_with_the_answer_count_in_the_nll(tiny_tokenizer):
+def test_only_windows_with_the_answer_count_in_the_nll(tiny_tokenizer, short):
     task = short(tiny_tokenizer)
     features = task.features(EXAMPLES[3:4], training=False)
     kept = [number for number, f in enumerate(features) if not is_null(task, f)]
@@ -204,7 +205,7 @@ def test_characters_that_the_tokenizer_drops_at_the_edges(task):
     assert span_text(feature) == "the river"
 
 
-def test_long_questions_are_cut_and_contexts_stay(tokenizer):
+def test_long_questions_are_cut_and_contexts_stay(tokenizer, short):
     long = replace(EXAMPLES[0], question="Who designed the bridge over the river? " * 40)
     task = short(tokenizer)
     features = task.features([long, EXAMPLES[1]], training=True)
@@ -217,8 +218,10 @@ def test_long_questions_are_cut_and_contexts_stay(tokenizer):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 30])
-def test_answers_equal_exhaustive_search(tiny_tokenizer, tokens):
-    task = short(tiny_tokenizer, n_best=SHORT, max_answer_tokens=tokens)
+def test_answers_equal_exhaustive_search(tiny_tokenizer, short, tokens, monkeypatch):
+    monkeypatch.setattr(question_answering, "N_BEST", SHORT)
+    monkeypatch.setattr(question_answering, "MAX_ANSWER_TOKENS", tokens)
+    task = short(tiny_tokenizer)
     features = task.features(EXAMPLES, training=False)
     rng = np.random.default_rng(1)
     outputs = [rng.normal(size=(len(f), 2)).astype(np.float32) for f in features]
@@ -239,28 +242,24 @@ def test_answers_equal_exhaustive_search(tiny_tokenizer, tokens):
         assert answer.null_score == pytest.approx(null)
 
 
-def test_n_best_limits_the_search(tiny_tokenizer):
-    task = QuestionAnswering(tiny_tokenizer, n_best=1)
+def test_n_best_limits_the_search(task, monkeypatch):
     (feature,) = task.features(EXAMPLES[:1], training=False)
     output = np.zeros((len(feature), 2), dtype=np.float32)
     output[20, 0], output[10, 1] = 5, 5  # the best end lies before the best start
     (answer,) = task.answers([feature], [output])
-    assert answer.text == ""
-    (answer,) = QuestionAnswering(tiny_tokenizer).answers([feature], [output])
     assert answer.text
+    monkeypatch.setattr(question_answering, "N_BEST", 1)
+    (answer,) = task.answers([feature], [output])
+    assert answer.text == ""
 
 
-def test_null_threshold_decides_about_no_answer(tiny_tokenizer):
-    examples = [EXAMPLES[0], IMPOSSIBLE]
-    task = QuestionAnswering(tiny_tokenizer)
-    features = task.features(examples, training=False)
+def test_no_answer_is_given_where_it_scores_higher_than_the_best_answer(task):
+    features = task.features([EXAMPLES[0], IMPOSSIBLE], training=False)
     outputs = perfect_outputs(features)
     assert task.evaluate(features, outputs)["em"] == 100.0
-    for threshold, em in ((1000.0, 50.0), (-1000.0, 50.0)):
-        other = QuestionAnswering(tiny_tokenizer, null_threshold=threshold)
-        assert other.evaluate(features, outputs)["em"] == em
-    never = QuestionAnswering(tiny_tokenizer, allow_null=False)
-    assert never.evaluate(features, outputs)["em"] == 50.0
+    for output, height, em in ((outputs[0], 1000.0, 50.0), (outputs[1], -1000.0, 0.0)):
+        output[0] = height
+        assert task.evaluate(features, outputs)["em"] == em
 
 
 def test_no_answer_is_not_given_where_all_questions_have_one(task):
@@ -300,7 +299,7 @@ def packed(features, width=16):
     return torch.randn(sum(lengths), width, generator=generator, requires_grad=True), lengths
 
 
-def test_loss_and_gradient_equal_one_feature_at_a_time(tiny_tokenizer):
+def test_loss_and_gradient_equal_one_feature_at_a_time(tiny_tokenizer, short):
     task = short(tiny_tokenizer)
     features = task.features([*EXAMPLES, IMPOSSIBLE], training=True)
     hidden, lengths = packed(features)
@@ -340,8 +339,6 @@ def test_head_starts_small_and_without_bias(task):
 def test_bad_settings_and_data_are_refused(tiny_tokenizer):
     with pytest.raises(ValueError, match=r"stride is 128.*below 61"):
         QuestionAnswering(tiny_tokenizer, max_length=128)
-    with pytest.raises(ValueError, match="n_best 0"):
-        QuestionAnswering(tiny_tokenizer, n_best=0)
     unanswered = replace(IMPOSSIBLE, is_impossible=False)
     with pytest.raises(ValueError, match="'9' has no answer"):
         QuestionAnswering(tiny_tokenizer).features([unanswered], training=False)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from envs.adaptation.executor import SerialExecutor
-from envs.adaptation.jobs import AdaptationSettings, Feature, ScoreJob
+from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 from envs.adaptation.scorer import Scorer
 from envs.models.language_model import LanguageModel
+from envs.tasks.task import Feature
 from envs.text.corpus import build_corpus
 from envs.text.examples import TextExample
 from tests.conftest import SENTENCES
@@ -34,6 +35,8 @@ class IsQuestion:
 
     name = "toy"
     headline = "accuracy"
+    reads_first = False
+    pad_to = None
 
     def head(self, width):
         return torch.nn.Linear(width, 2)

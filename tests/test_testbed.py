@@ -257,9 +257,9 @@ def test_the_best_mask_scores_better_than_random_and_worst(bed) -> None:
 
     scores: dict[str, list[float]] = {}
     policies = {
-        "best": best_mask(bed.world, 1),
+        "best": best_mask(bed.world),
         "random": UniformRandom(1),
-        "worst": worst_mask(bed.world, 1),
+        "worst": worst_mask(bed.world),
     }
     for number in range(4):
         deal = bed.world.deal(np.random.SeedSequence(100 + number))

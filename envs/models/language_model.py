@@ -6,17 +6,15 @@ loaded (``probes.py``).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from envs.models.architectures import TOKEN_STATES, token_embedding
 from envs.models.attention import PACKED, register_packed_attention
 from envs.models.batches import Batches
 from envs.models.dropout import seed_by_generator, use_fast_dropout
@@ -24,36 +22,28 @@ from envs.models.flat import FlatParameters
 from envs.models.head_alone import head_logits
 from envs.models.last_layer import only_at
 from envs.models.layer_parts import use_fast_parts
-from envs.models.padding import fixed_length
 from envs.models.probes import probe_head, probe_join, probe_packing, probe_width
 from envs.models.quiet import quiet
+from envs.models.quirks import TOKEN_STATES, fixed_length, token_embedding
 from envs.models.rounding import rounded
-from envs.models.runtime import Precision, choose_precision
+from envs.models.runtime import Precision
 from envs.models.standing import use_standing_gradients
 from envs.models.token_losses import token_losses
 from envs.models.token_rows import TokenRows, readers
-from envs.models.windows import content_window
+from envs.models.trainable import TrainableModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class LanguageModel:
+class LanguageModel(TrainableModel):
     """A masked language model with its tokenizer.
 
-    Args:
-        name: what the user called it.
-        model: a transformers model with a masked-LM head.
-        tokenizer: its fast tokenizer.
-        device: where it lives.
-        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32), ``fp32`` in
-            float32, ``auto`` in bfloat16 on a GPU only.
+    The arguments are those of :class:`TrainableModel`; the model has a masked-LM head.
 
     Attributes:
         width: D, size of the hidden states.
         vocab_size: V, rows of the embedding matrix.
-        packs: batches carry no padding.
-        flat: all its weights and gradients.
         batches: makes the encoder's inputs.
         sparse_head: the vocabulary projection is computed at masked positions only.
         join: where the last layer is, too, if that can be (``last_layer.py``).
@@ -69,11 +59,7 @@ class LanguageModel:
         precision: Precision = "auto",
     ) -> None:
         register_packed_attention()
-        self.name = name
-        self.tokenizer = tokenizer
-        self.model: Any = model.to(device)  # type: ignore[arg-type]
-        self.device = torch.device(device)
-        self.precision = choose_precision(precision, device)
+        super().__init__(name, model, tokenizer, device=device, precision=precision)
         self._embedding = token_embedding(model)
         self.vocab_size = len(self._embedding.weight)
         self.mask_token_id = _mask_token(tokenizer, name)
@@ -87,7 +73,6 @@ class LanguageModel:
         if self.device.type == "cpu":
             use_fast_parts(model)
         self.flat = FlatParameters(self.model)
-        self.packs = False
         self.join: torch.nn.Module | None = None
         self.width = probe_width(self)
         self.packs = probe_packing(self)
@@ -103,27 +88,6 @@ class LanguageModel:
         counted = int(positions) - first
         one = fixed_length(self.model.config) or 10**6
         return min(counted, one, self.tokenizer.model_max_length)
-
-    def window(self, wanted: int) -> int:
-        """Content tokens of a context, as many as wanted or as the model takes.
-
-        Raises:
-            ValueError: if it takes none beside its special tokens.
-        """
-        return content_window(self.name, self.max_length, self.tokenizer, wanted)
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the weights as they are now."""
-        return hashlib.sha256(self.flat.weights.cpu().numpy().tobytes()).hexdigest()[:16]
-
-    def snapshot(self) -> Tensor:
-        """A copy of all weights, one flat float32 tensor."""
-        return self.flat.weights.clone()
-
-    def restore(self, weights: Tensor) -> None:
-        """Put a snapshot back, by one copy into the standing buffer."""
-        self.flat.weights.copy_(weights)
 
     def trained(
         self, sequences: Sequence[np.ndarray], weight_decay: float = 0.0
@@ -154,11 +118,6 @@ class LanguageModel:
         with self.unpacked(), quiet():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-
-    def autocast(self) -> Any:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
     def hidden_states(
         self,

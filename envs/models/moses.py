@@ -137,11 +137,11 @@ def _final_stops(language: str) -> Any:
     return _replace(rf"(?<!\S)(?!{kept})\S+\K(?=\.(?!\S))", " ")
 
 
-def moses_text(suffix: str = "</w>") -> Any:
-    """The decoder of pieces whose last has a suffix: text, with the usual spaces at signs."""
+def moses_text() -> Any:
+    """The decoder of pieces whose last ends with </w>: text, with the usual spaces at signs."""
     from tokenizers import Regex, decoders
 
-    rules = [decoders.BPEDecoder(suffix=suffix), decoders.Fuse()]
+    rules = [decoders.BPEDecoder(suffix="</w>"), decoders.Fuse()]
     rules += [decoders.Replace(escaped, sign) for sign, escaped in reversed(_ESCAPES.items())]
     spaces = [r" (?=[.,!?;:%)\]}]+(?:\s|$))", r"(?<=[(\[{$£]) ", r" (?='\p{L}+)"]
     rules += [decoders.Replace(" @-@ ", "-")]

@@ -6,13 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envs.models.architectures import (
-    ARCHITECTURES,
-    LOADING,
-    WINDOW,
-    Of,
-)
-from envs.models.heads import Head, has_head, missing_head, missing_model
+from envs.models.architectures import ARCHITECTURES, WINDOW, Of
+from envs.models.checks import Head, has_head, missing_head, missing_model
+from envs.models.quirks import LOADING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

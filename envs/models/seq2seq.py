@@ -7,9 +7,8 @@ sequence.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from envs.models.dropout import fast_dropout, use_fast_dropout
 from envs.models.flat import FlatParameters
-from envs.models.runtime import Precision, choose_precision
-from envs.models.windows import content_window
+from envs.models.runtime import Precision
+from envs.models.trainable import TrainableModel
 from envs.text.corpus import special_marks
 from envs.text.corruption import IGNORE
 
@@ -31,19 +30,12 @@ SENTINEL = "<extra_id_0>"
 """T5's first sentinel; it has no mask token."""
 
 
-class Seq2SeqModel:
-    """An encoder-decoder with its tokenizer.
+class Seq2SeqModel(TrainableModel):
+    """An encoder-decoder with its tokenizer, on which languages (mBART, NLLB) are set.
 
-    Args:
-        name: what the user called it.
-        model: a transformers model with a sequence-to-sequence head.
-        tokenizer: its fast tokenizer. Languages (mBART, NLLB) are set on it.
-        device: where it lives.
-        precision: ``bf16`` computes matrix products in bfloat16 (weights stay float32), ``fp32`` in
-            float32, ``auto`` in bfloat16 on a GPU only.
+    The arguments are those of :class:`TrainableModel`; the model has a sequence-to-sequence head.
 
     Attributes:
-        flat: all its weights and gradients.
         mask_token_id: what stands for a masked token.
         start_ids: what every target begins with: the decoder's start token, and the first special
             token of a target (begin of sequence, or a language) where there is one.
@@ -58,11 +50,7 @@ class Seq2SeqModel:
         device: str | torch.device = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        self.name = name
-        self.tokenizer = tokenizer
-        self.model: Any = model.to(device)  # type: ignore[arg-type]
-        self.device = torch.device(device)
-        self.precision = choose_precision(precision, device)
+        super().__init__(name, model, tokenizer, device=device, precision=precision)
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
         self._attention = model.config._attn_implementation
@@ -118,27 +106,6 @@ class Seq2SeqModel:
         positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
         return min(int(positions), int(self.tokenizer.model_max_length))
 
-    def window(self, wanted: int) -> int:
-        """Content tokens of a context, as many as wanted or as the model takes.
-
-        Raises:
-            ValueError: if it takes none beside its special tokens.
-        """
-        return content_window(self.name, self.max_length, self.tokenizer, wanted)
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the weights as they are now."""
-        return hashlib.sha256(self.flat.weights.cpu().numpy().tobytes()).hexdigest()[:16]
-
-    def snapshot(self) -> Tensor:
-        """A copy of all weights, one flat float32 tensor."""
-        return self.flat.weights.clone()
-
-    def restore(self, weights: Tensor) -> None:
-        """Put a snapshot back, by one copy into the standing buffer."""
-        self.flat.weights.copy_(weights)
-
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""
         used = self.model.config._attn_implementation
@@ -146,11 +113,6 @@ class Seq2SeqModel:
         self.model.save_pretrained(folder)
         self.model.set_attn_implementation(used)
         self.tokenizer.save_pretrained(folder)
-
-    def autocast(self) -> Any:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
     def shifted(self, target_ids: np.ndarray) -> np.ndarray:
         """The decoder's input for a target (m,): its token i precedes target token i, (m,)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +11,6 @@ import torch
 from envs.models.language_model import LanguageModel
 from envs.models.seq2seq import Seq2SeqModel
 
-Layer = Literal["embedding", "last"]
 BATCH_TOKENS = 2048
 """Of a packed batch, about."""
 
@@ -27,7 +24,6 @@ class TokenStates:
     Args:
         language_model: whose states, of an encoder-decoder the encoder's; its current weights are
             used.
-        layers: which features, concatenated in this order.
         cache: bytes of last-layer states to remember, those that were used last; a context of 256
             tokens takes 0.4 MB with minilm.
 
@@ -39,13 +35,11 @@ class TokenStates:
     def __init__(
         self,
         language_model: LanguageModel | Seq2SeqModel,
-        layers: Sequence[Layer] = ("embedding", "last"),
         cache: int = 1 << 31,
     ) -> None:
         self.language_model = language_model
-        self.layers = tuple(layers)
-        self.embedding_width = language_model.embedding_width * ("embedding" in layers)
-        self.width = self.embedding_width + language_model.width * ("last" in layers)
+        self.embedding_width = language_model.embedding_width
+        self.width = self.embedding_width + language_model.width
         self._cache_size, self._held = cache, 0
         self._cache: OrderedDict[tuple[int, bytes], np.ndarray] = OrderedDict()
 
@@ -70,19 +64,12 @@ class TokenStates:
         """
         real_BL = np.asarray(attention_mask_BL).astype(bool)
         features_BLF = np.zeros((*real_BL.shape, self.width), dtype=np.float32)
-        column = 0
-        for layer in self.layers:
-            if layer == "embedding":
-                width = self.embedding_width
-                with torch.no_grad():
-                    rows_TE = self.language_model.embeddings(np.asarray(input_ids_BL)[real_BL])
-                features_BLF[real_BL, column : column + width] = rows_TE.cpu().numpy()
-            else:
-                width = self.language_model.width
-                found = self._last(np.asarray(input_ids_BL), real_BL.sum(axis=1), context_ids_B)
-                for row, states_ND in enumerate(found):
-                    features_BLF[row, : len(states_ND), column : column + width] = states_ND
-            column += width
+        with torch.no_grad():
+            rows_TE = self.language_model.embeddings(np.asarray(input_ids_BL)[real_BL])
+        features_BLF[real_BL, : self.embedding_width] = rows_TE.cpu().numpy()
+        last = self._last(np.asarray(input_ids_BL), real_BL.sum(axis=1), context_ids_B)
+        for row, states_ND in enumerate(last):
+            features_BLF[row, : len(states_ND), self.embedding_width :] = states_ND
         return features_BLF
 
     def _last(
@@ -116,7 +103,7 @@ class TokenStates:
         lm = self.language_model
         # Padding by neighbours would reach the last bits of a state, which must be the same
         # whenever, and beside whatever, it is computed.
-        tokens = BATCH_TOKENS if getattr(lm, "packs", False) else 0
+        tokens = BATCH_TOKENS if lm.packs else 0
         training = lm.model.training
         lm.model.eval()
         done: list[np.ndarray] = []

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.adaptation.jobs import Feature
 from envs.tasks import metrics
 from envs.tasks.cut_texts import CutTexts
+from envs.tasks.task import Feature
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 DROPOUT = 0.1
 SHOWN_LABELS = 20
 """Known labels an error message lists at most."""
-
-
-class UnknownLabelError(ValueError):
-    """An example has a label that the task was not made for."""
 
 
 class Classification:
@@ -50,6 +46,7 @@ class Classification:
         "micro_f1": True,
         "nll": False,
     }
+    pad_to: int | None = None
 
     def __init__(
         self,
@@ -79,6 +76,7 @@ class Classification:
         self.labels = tuple(labels)
         self.max_length = max_length
         self.pooling = pooling
+        self.reads_first = pooling == "first"
         self._cut = CutTexts()
         self._numbers = {label: number for number, label in enumerate(self.labels)}
 
@@ -86,8 +84,7 @@ class Classification:
         """One feature per example, in order; a warning says how many texts were cut, once.
 
         Raises:
-            UnknownLabelError: if a label is not among the task's.
-            ValueError: if a text has no tokens.
+            ValueError: if a label is not among the task's, or a text has no tokens.
         """
         if not examples:
             return []
@@ -115,16 +112,11 @@ class Classification:
     def _number(self, example: TextExample) -> int:
         number = self._numbers.get(example.label)
         if number is None:
-            raise UnknownLabelError(
+            raise ValueError(
                 f"Example {example.id!r} has the label {example.label!r}; the known labels are "
                 f"{_listed(self.labels)}. Correct it, or give a training set that has this label."
             )
         return number
-
-    @property
-    def reads_first(self) -> bool:
-        """The head sees the first token's state only."""
-        return self.pooling == "first"
 
     def head(self, width: int) -> nn.Module:
         """Dense layer, tanh, dropout, linear layer: BERT's pooler and classifier, both fresh."""

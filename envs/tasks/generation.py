@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from envs.adaptation.jobs import content_digest
 from envs.tasks.cut_texts import CutTexts
+from envs.tasks.task import content_digest
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase

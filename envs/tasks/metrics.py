@@ -72,20 +72,12 @@ def squad_v1(predictions: Sequence[str], references: Sequence[Sequence[str]]) ->
     return {"em": 100.0 * em / len(predictions), "f1": 100.0 * f1 / len(predictions)}
 
 
-def squad_v2(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    null_scores: Sequence[float] | None = None,
-    threshold: float = 0.0,
-) -> dict[str, float]:
+def squad_v2(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Exact match and F1 by the rules of SQuAD v2.0, where a question may have no answer.
 
     Args:
         predictions: one answer per question; empty for "no answer".
         references: the reference answers of each question; none if it is impossible.
-        null_scores: how strongly each question is believed impossible, any scale. Where it is above
-            ``threshold`` the prediction is taken as "no answer".
-        threshold: see ``null_scores``.
 
     Returns:
         ``em``, ``f1`` and ``total`` over all questions; ``has_answer_*`` and ``no_answer_*`` over
@@ -94,9 +86,6 @@ def squad_v2(
     _check_lengths(predictions, references)
     em, f1 = _scores_v2(predictions, references)
     has_answer = np.array([bool(texts) for texts in references])
-    if null_scores is not None:
-        called_null = np.asarray(null_scores) > threshold
-        em, f1 = (np.where(called_null, ~has_answer, scores) for scores in (em, f1))
     result = {}
     everything = np.ones_like(has_answer)
     parts = {"": everything, "has_answer_": has_answer, "no_answer_": ~has_answer}
@@ -106,39 +95,6 @@ def squad_v2(
             result[f"{prefix}f1"] = 100.0 * float(f1[chosen].mean())
             result[f"{prefix}total"] = float(chosen.sum())
     return result
-
-
-def best_null_threshold(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    null_scores: Sequence[float],
-    metric: str = "f1",
-) -> tuple[float, float]:
-    """The threshold on ``null_scores`` that gives the best metric, as the v2.0 script searches it.
-
-    Every question is "no answer" at first; going up the null scores, one after the other takes its
-    prediction instead.
-
-    Args:
-        predictions: non-null predictions; an empty one stays "no answer" at any threshold.
-        references: the reference answers of each question; none if it is impossible.
-        null_scores: how strongly each question is believed impossible.
-        metric: ``em`` or ``f1``.
-
-    Returns:
-        The best value (0-100) and its threshold; minus infinity if never answering is best (where
-        the script, whose scores are probabilities, says 0).
-    """
-    _check_lengths(predictions, references)
-    scores = _scores_v2(predictions, references)[("em", "f1").index(metric)]
-    has_answer = np.array([bool(texts) for texts in references])
-    answered = np.array([bool(prediction) for prediction in predictions])
-    gain = np.where(has_answer, scores, -answered.astype(float))
-    order = np.argsort(null_scores, kind="stable")
-    totals = np.concatenate([[0.0], np.cumsum(gain[order])]) + np.sum(~has_answer)
-    best = int(np.argmax(totals))
-    threshold = float(np.asarray(null_scores)[order[best - 1]]) if best else -np.inf
-    return 100.0 * float(totals[best]) / len(predictions), threshold
 
 
 def _scores_v2(

@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.adaptation.jobs import Feature
 from envs.models.rounding import ROW_PARTS, rounded
 from envs.tasks import metrics
 from envs.tasks.question_windows import QuestionWindows
+from envs.tasks.task import Feature
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from envs.text.examples import QuestionExample
 
+MAX_ANSWER_TOKENS = 30
+N_BEST = 20
+"""Best starts and best ends that are combined in the search for an answer."""
 EVALUATION_BATCH = 512
 """Features searched at once: small enough for the cache, large enough for NumPy."""
 
@@ -61,13 +64,6 @@ class QuestionAnswering:
         max_length: longest feature in tokens, special tokens included.
         stride: tokens that neighbouring windows share, as fast tokenizers count it. (The original
             moved each window by 128 tokens instead.)
-        max_answer_tokens: longest answer.
-        n_best: how many best starts and best ends are combined in the search for the answer.
-        null_threshold: "no answer" is given when its score is higher than the best answer's by more
-            than this; see `envs.tasks.metrics.best_null_threshold`.
-        max_question_tokens: longer questions are cut to their first tokens.
-        allow_null: whether "no answer" may be given; by default where some scored question is
-            impossible (SQuAD v2.0, scored by its rules), not elsewhere (v1.1).
         pad: pad every input to ``max_length`` and let the softmax run over the padding too.
 
     Attributes:
@@ -85,29 +81,16 @@ class QuestionAnswering:
         "exact_position": True,
         "nll": False,
     }
+    reads_first: bool = False
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int = 384,
         stride: int = 128,
-        max_answer_tokens: int = 30,
-        n_best: int = 20,
-        null_threshold: float = 0.0,
-        max_question_tokens: int = 64,
-        allow_null: bool | None = None,
         pad: bool = False,
     ) -> None:
-        if min(max_answer_tokens, n_best) < 1:
-            raise ValueError(
-                f"max_answer_tokens is {max_answer_tokens} and n_best {n_best}; "
-                "both must be at least 1."
-            )
-        self.windows = QuestionWindows(tokenizer, max_length, stride, max_question_tokens)
-        self.max_answer_tokens = max_answer_tokens
-        self.n_best = n_best
-        self.null_threshold = null_threshold
-        self.allow_null = allow_null
+        self.windows = QuestionWindows(tokenizer, max_length, stride)
         self.pad_to = max_length if pad else None
 
     def features(self, examples: Sequence[QuestionExample], *, training: bool) -> list[Feature]:
@@ -166,19 +149,20 @@ class QuestionAnswering:
 
         Returns:
             ``em`` and ``f1`` per question, over its windows, by the rules of SQuAD v1.1, or v2.0
-            where some question is impossible; ``exact_position``: share of start and end argmaxes
-            at the target, over all windows (the original's reward); ``nll``: mean of half the start
-            plus half the end cross-entropy in nats, over the windows that hold the answer or belong
-            to an impossible question (NaN if there are none).
+            where some question is impossible (only there "no answer" can be given);
+            ``exact_position``: share of start and end argmaxes at the target, over all windows (the
+            original's reward); ``nll``: mean of half the start plus half the end cross-entropy in
+            nats, over the windows that hold the answer or belong to an impossible question (NaN if
+            there are none).
         """
         answers = self.answers(features, outputs)
         some_impossible = any(answer.example.is_impossible for answer in answers)
-        texts = [self.final_text(answer, some_impossible) for answer in answers]
         references = [reference_texts(answer.example) for answer in answers]
         if some_impossible:
+            texts = ["" if a.null_score > a.score else a.text for a in answers]
             scores = metrics.squad_v2(texts, references)
         else:
-            scores = metrics.squad_v1(texts, references)
+            scores = metrics.squad_v1([answer.text for answer in answers], references)
         hits, losses = self._position_scores(features, outputs)
         return {
             "em": scores["em"],
@@ -186,12 +170,6 @@ class QuestionAnswering:
             "exact_position": 100.0 * float(hits.mean()),
             "nll": float(losses.mean()) if len(losses) else float("nan"),
         }
-
-    def final_text(self, answer: Answer, some_impossible: bool) -> str:
-        """The answer's text, or nothing where "no answer" wins and may be given."""
-        allowed = some_impossible if self.allow_null is None else self.allow_null
-        is_null = allowed and answer.null_score - answer.score > self.null_threshold
-        return "" if is_null else answer.text
 
     def answers(self, features: Sequence[Feature], outputs: Sequence[np.ndarray]) -> list[Answer]:
         """The best answer to every question, over all its windows, in order of first appearance."""
@@ -228,12 +206,12 @@ class QuestionAnswering:
             in_context = [_in_context(feature) for feature in batch]
             in_context_FL = _pad(in_context, fill=False, width=logits_FL2.shape[1])
             logits_FL2[~in_context_FL] = -np.inf
-            # A window may have fewer context tokens than n_best: those left over score -inf.
-            count = min(self.n_best, logits_FL2.shape[1])
+            # A window may have fewer context tokens than that: those left over score -inf.
+            count = min(N_BEST, logits_FL2.shape[1])
             top = np.argpartition(logits_FL2, -count, axis=1)[:, -count:]
             values = np.take_along_axis(logits_FL2, top, axis=1)
             widths = top[:, None, :, 1] - top[:, :, None, 0]
-            allowed = (widths >= 0) & (widths < self.max_answer_tokens)
+            allowed = (widths >= 0) & (widths < MAX_ANSWER_TOKENS)
             sums = values[:, :, None, 0] + values[:, None, :, 1]
             sums = np.where(allowed, sums, -np.inf).reshape(len(batch), -1)
             best = sums.argmax(axis=1)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.adaptation.jobs import Feature
+from envs.tasks.task import Feature
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from envs.text.examples import QuestionExample
 
+MAX_QUESTION_TOKENS = 64
+"""Longer questions are cut to their first tokens."""
 TOKENIZER_BATCH = 1000
 
 
@@ -28,41 +30,33 @@ class QuestionWindows:
         tokenizer: a fast tokenizer of any family.
         max_length: longest window in tokens, question and special tokens included.
         stride: tokens that neighbouring windows share.
-        max_question_tokens: longer questions are cut to their first tokens.
 
     Raises:
         ValueError: if the tokenizer is not a fast one or a window would not move forward.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        stride: int,
-        max_question_tokens: int,
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> None:
         if not tokenizer.is_fast:
             raise ValueError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer and gives no character "
                 "offsets; question answering needs one (a tokenizer.json)."
             )
-        room = max_length - max_question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
+        room = max_length - MAX_QUESTION_TOKENS - tokenizer.num_special_tokens_to_add(pair=True)
         if room <= 0:
             raise ValueError(
                 f"The inputs are {max_length} tokens long at most (the model's limit, or "
-                f"max_length), of which the question may take {max_question_tokens}: no room is "
+                f"max_length), of which the question may take {MAX_QUESTION_TOKENS}: no room is "
                 "left for a context. Question answering needs a model, or a max_length, of more."
             )
         if not 0 <= stride < room:
             raise ValueError(
-                f"stride is {stride}; with max_length {max_length} and max_question_tokens "
-                f"{max_question_tokens} it must be at least 0 and below {room}. "
+                f"stride is {stride}; with max_length {max_length} and a question of up to "
+                f"{MAX_QUESTION_TOKENS} tokens it must be at least 0 and below {room}. "
                 "Lower the stride, or raise max_length."
             )
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.stride = stride
-        self.max_question_tokens = max_question_tokens
         # XLNet's family ends with [CLS]; the others begin with it or have none.
         last = tokenizer("a", "a", verbose=False)["input_ids"][-1]
         self._null_is_last = tokenizer.cls_token_id is not None and last == tokenizer.cls_token_id
@@ -113,9 +107,9 @@ class QuestionWindows:
         )
         for number, offsets in enumerate(encoded["offset_mapping"]):
             # Cut words may fall into more pieces than before, hence the second look.
-            while len(offsets) > self.max_question_tokens:
+            while len(offsets) > MAX_QUESTION_TOKENS:
                 question = questions[number]
-                end = min(offsets[self.max_question_tokens - 1][1], len(question) - 1)
+                end = min(offsets[MAX_QUESTION_TOKENS - 1][1], len(question) - 1)
                 questions[number] = question[:end]
                 offsets = self.tokenizer(
                     questions[number], add_special_tokens=False, return_offsets_mapping=True

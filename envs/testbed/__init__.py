@@ -74,7 +74,6 @@ def build_testbed(
     setting: str | TestbedSettings = "standard",
     *,
     family: Family = "train",
-    seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Testbed:
     """Make a testbed; the first time, its language model is trained, in under a minute.
@@ -82,7 +81,6 @@ def build_testbed(
     Args:
         setting: name of a setting (see ``SETTINGS``), or one's own.
         family: ``test`` gives domains of other new keywords, to measure generalisation.
-        seed: of the language model's training; deals have seeds of their own.
         cache_dir: where language models are kept; ``NMG_CACHE`` or ``~/.cache/nmg`` if not given.
 
     Raises:
@@ -95,5 +93,5 @@ def build_testbed(
 
     from envs.testbed.language_model import cached_language_model
 
-    language_model = cached_language_model(vocabulary, seed=seed, cache_dir=cache_dir)
+    language_model = cached_language_model(vocabulary, cache_dir)
     return Testbed(world, language_model, task, settings.adaptation, settings.budget)

@@ -32,6 +32,7 @@ from envs.testbed.domain import MASK, MAX_LENGTH, Vocabulary, wrapped
 
 VERSION = 1
 """Raised whenever the same settings would give another model."""
+SEED = 0
 MASKED = 0.2
 TRAINING_WORDS = 24
 KEYWORD_SHARE = (5 / 24, 3 / 24)
@@ -39,21 +40,20 @@ KEYWORD_SHARE = (5 / 24, 3 / 24)
 
 
 def cached_language_model(
-    vocabulary: Vocabulary, *, seed: int = 0, cache_dir: str | Path | None = None
+    vocabulary: Vocabulary, cache_dir: str | Path | None = None
 ) -> LanguageModel:
     """The tiny model of a vocabulary, trained if it is not in the cache.
 
     Args:
         vocabulary: it speaks.
-        seed: of its training.
         cache_dir: where models are kept; ``NMG_CACHE`` or ``~/.cache/nmg`` if not given.
     """
-    described = json.dumps([VERSION, seed, asdict(vocabulary.settings)], sort_keys=True)
+    described = json.dumps([VERSION, SEED, asdict(vocabulary.settings)], sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()[:16]
     folder = Path(cache_dir or cache_folder()) / "testbed" / key
     if not (folder / "config.json").exists():
         print("Training the testbed's language model, once: about a minute ...", file=sys.stderr)
-        _keep(train_language_model(vocabulary, seed=seed), vocabulary, folder)
+        _keep(train_language_model(vocabulary), vocabulary, folder)
     loaded = load_language_model(str(folder))
     loaded.name = "tiny"
     return loaded
@@ -75,11 +75,11 @@ def _keep(model: Any, vocabulary: Vocabulary, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def train_language_model(vocabulary: Vocabulary, *, seed: int = 0) -> Any:
-    """Train a BertForMaskedLM; the same seed gives the same weights."""
+def train_language_model(vocabulary: Vocabulary) -> Any:
+    """Train a BertForMaskedLM; its weights are the same every time."""
     settings = vocabulary.settings
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(SEED)
         model = _fresh_model(vocabulary)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -87,7 +87,7 @@ def train_language_model(vocabulary: Vocabulary, *, seed: int = 0) -> Any:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1
         )
-        teacher = _Teacher(vocabulary, np.random.default_rng(seed))
+        teacher = _Teacher(vocabulary, np.random.default_rng(SEED))
         informative_V = torch.from_numpy(vocabulary.informative_V)
         model.train()
         for step in trange(settings.steps, desc="its language model", leave=False, disable=None):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from envs.adaptation.jobs import Feature
 from envs.tasks.classification import Classification
+from envs.tasks.task import Feature
 from envs.testbed.domain import Family, Vocabulary, evenly, fill_in, wrapped
 from envs.testbed.settings import TestbedSettings
 from envs.text.corpus import Context
@@ -204,11 +204,11 @@ class KnownMask:
         return (chosen & maskable).astype(np.int8), state
 
 
-def best_mask(world: TestbedWorld, seed: int = 0) -> KnownMask:
+def best_mask(world: TestbedWorld) -> KnownMask:
     """Masks informative tokens only."""
-    return KnownMask(world, 1.0, seed)
+    return KnownMask(world, 1.0)
 
 
-def worst_mask(world: TestbedWorld, seed: int = 0) -> KnownMask:
+def worst_mask(world: TestbedWorld) -> KnownMask:
     """Masks no informative token."""
-    return KnownMask(world, 0.0, seed)
+    return KnownMask(world, 0.0)
