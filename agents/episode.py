@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents import budgeted
 from agents.contexts import Contexts
@@ -88,9 +89,7 @@ class Runs:
     scores: Mapping[str, float]
 
 
-def read_runs(
-    info: Mapping[str, Any], episode: PlayedEpisode, metric: str, lower: Collection[str]
-) -> Runs:
+def read_runs(info: Mapping[str, Any], episode: PlayedEpisode, metric: str, env: VecEnv) -> Runs:
     """What the last ``info`` of an episode says.
 
     An environment that gives no scores is learned from by its reward alone, as a single run.
@@ -98,8 +97,8 @@ def read_runs(
     Args:
         info: of the last step.
         episode: as it was played.
-        metric: to learn from.
-        lower: metrics of which less is better.
+        metric: to learn from; ``headline`` for the environment's own.
+        env: says which metric that is, and of which ones less is better.
 
     Raises:
         ValueError: if there are scores but not of this metric.
@@ -107,6 +106,11 @@ def read_runs(
     played_BL = episode.masks()
     if "scores" not in info:
         return Runs({AGENT: played_BL}, {AGENT: episode.reward})
+    if metric == "headline":
+        metric = str(env.get_attr("headline", indices=0)[0])
+    higher_is_better = {"nll": False}
+    if env.has_attr("higher_is_better"):
+        higher_is_better |= env.get_attr("higher_is_better", indices=0)[0]
     given = info.get("masks", {})
     scores, masks = {}, {}
     for name, metrics in info["scores"].items():
@@ -116,7 +120,7 @@ def read_runs(
                 f"{', '.join(sorted(metrics))}; set 'metric' to one of these."
             )
         score = float(metrics[metric])
-        scores[name] = -score if metric in lower else score
+        scores[name] = score if higher_is_better.get(metric, True) else -score
         fallback = played_BL if name == AGENT else np.zeros_like(played_BL)
         mask = given.get(name)
         masks[name] = fallback if mask is None else np.asarray(mask).astype(bool)

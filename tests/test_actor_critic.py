@@ -463,9 +463,9 @@ def test_several_environments_at_once():
 def test_losses_can_be_overridden():
     class Lazy(MaskingActorCritic):
         def losses(self, batch):
-            terms = super().losses(batch)
+            terms, surprise = super().losses(batch)
             assert isinstance(batch.contexts, Contexts)
-            return {"policy": 0.0 * terms["policy"]}
+            return {"policy": 0.0 * terms["policy"]}, surprise
 
     agent = Lazy(ToyMasking(), QUICK, token_features=TypeStates(), seed=0, device="cpu")
     agent.attach_opponent()
@@ -532,5 +532,18 @@ def test_a_context_that_is_replayed_twice_counts_twice(settings):
     ids = batch.contexts.context_ids
     assert len(set(ids.tolist())) < len(ids)
     apart = replace(batch, contexts=replace(batch.contexts, context_ids=np.arange(len(ids))))
-    for name, term in agent.losses(batch).items():
-        torch.testing.assert_close(term, agent.losses(apart)[name])
+    terms, apart_terms = agent.losses(batch)[0], agent.losses(apart)[0]
+    for name, term in terms.items():
+        torch.testing.assert_close(term, apart_terms[name])
+
+
+def test_surprise_is_renewed_by_training_and_not_by_looking_at_the_losses():
+    def surprise():
+        return agent.memory.state()[0]["plays.surprise"].copy()
+
+    agent = play(make(PAPER), 8)
+    before = surprise()
+    agent.losses(agent.experience.sample(0, 50))
+    assert np.array_equal(surprise(), before)
+    play(agent, 1)
+    assert (surprise() != before)[before > 0].any()
