@@ -10,9 +10,9 @@ cut; only maskable tokens have a probability, and one whose score is exactly 0 k
 is a mean over the batch; nothing is BERT's own; everything is saved.
 
 *Default*. A Bayesian critic (``agents.critic``) explains the scores as sums of token values
-q(s, a). Each episode draws weights from its posterior, m + d; the player leans towards +d and its
-antithetic opponent towards -d around the policy, so their difference measures d twice over. The
-actor is trained on contexts in replay.
+q(s, a). Each episode draws weights from its posterior, m + d; the player departs from the
+policy by +d and its antithetic opponent by -d, so their difference measures d twice over. The actor
+is trained on contexts in replay.
 
 What is minimised is in ``agents.losses``. Both act by drawing tokens without replacement. When the
 same mask is wanted each time, *paper* takes the top k, *default* a draw whose noise belongs to the
@@ -215,7 +215,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self.experience.learn(contexts, runs)
         player, rival = self.players.networks[0], self.players.networks[-1]
         self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
-        self.players.crown(runs)
+        self.players.update_frozen_opponent(runs)
         if OPPONENT in runs.scores and self.settings.self_play == "learning":
             log_probs_BL = self.players.opponents[index].log_probs(contexts)
             if log_probs_BL is not None:

@@ -14,7 +14,7 @@ from agents import budgeted
 from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.policy import CHUNK_TOKENS, MaskingNetwork, draw
-from agents.self_play import AGENT, Lean, lean_scores
+from agents.self_play import AGENT, Perturbation, perturbed_scores
 
 
 class PlayedEpisode:
@@ -25,12 +25,14 @@ class PlayedEpisode:
 
     Args:
         network: the player's.
-        lean: how the player departs from it in this episode.
+        perturbation: how the player departs from it in this episode.
         rng: for the noise.
     """
 
-    def __init__(self, network: MaskingNetwork, lean: Lean, rng: np.random.Generator) -> None:
-        self.network, self.lean, self.rng = network, lean, rng
+    def __init__(
+        self, network: MaskingNetwork, perturbation: Perturbation, rng: np.random.Generator
+    ) -> None:
+        self.network, self.perturbation, self.rng = network, perturbation, rng
         self.reward = 0.0
         self._played: list[tuple[Contexts, np.ndarray, np.ndarray]] = []
         self._planned: tuple[Contexts, np.ndarray, np.ndarray] | None = None
@@ -54,7 +56,7 @@ class PlayedEpisode:
         return masks_BL[0]
 
     def _mask(self, contexts: Contexts, features: TokenFeatures) -> tuple[np.ndarray, np.ndarray]:
-        scores_BL = lean_scores(self.network, features, contexts, self.lean)
+        scores_BL = perturbed_scores(self.network, features, contexts, self.perturbation)
         noise_BL = self.rng.gumbel(size=contexts.input_ids.shape)
         maskable_BL = torch.as_tensor(contexts.maskable)
         log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL).numpy()

@@ -51,8 +51,8 @@ class AgentSettings:
     """A word masked n times in a run counts n to the power of 1 minus this (decomposed critic):
     0 for a plain sum, 0.5 for the square root, 1 for every word once."""
     exploration: Literal["policy", "tokens"] = "policy"
-    """``policy``: one perturbation an episode, all its masks lean the same way; ``tokens``: each
-    token is drawn from the policy by itself."""
+    """``policy``: one perturbation an episode, shared by all its masks; ``tokens``: each token is
+    drawn from the policy by itself."""
     repeatable: Literal["top", "draw"] = "draw"
     """What ``deterministic=True`` asks for: the tokens of highest score, or a draw from the policy
     whose noise depends on the context alone. Equally good words then share the masks."""
