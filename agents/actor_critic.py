@@ -59,7 +59,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
     Args:
         env: what to learn on; ``None`` only to act with a loaded policy.
-        settings: the algorithm.
+        settings: the algorithm; the default one if not given.
         token_features: language-model states of tokens, see ``agents.features.StateProvider``;
             without, the policy learns a table of token embeddings.
         seed: seeds everything, the environment too; without, every run differs.
@@ -70,13 +70,14 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def __init__(
         self,
         env: GymEnv | str | None,
-        settings: AgentSettings = AgentSettings.DEFAULT,
+        settings: AgentSettings | None = None,
         *,
         token_features: StateProvider | None = None,
         seed: int | None = None,
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
+        settings = settings or AgentSettings()
         self.seed_is_drawn = seed is None
         super().__init__(
             MaskingPolicy,

@@ -13,12 +13,10 @@ INPUTS = ("embeddings", "states", "statistics")
 class AgentSettings:
     """What the masking actor-critic sees, how it explores, what it learns from.
 
-    ``AgentSettings()`` (also ``AgentSettings.DEFAULT``) is the sample-efficient agent,
-    ``AgentSettings.PAPER`` the one of Kang, Han and Hwang (EMNLP 2020). Everything between them is
-    reached with ``dataclasses.replace``.
+    ``AgentSettings()`` is the sample-efficient agent, ``AgentSettings.PAPER`` the one of Kang, Han
+    and Hwang (EMNLP 2020); ``dataclasses.replace`` changes the latter.
     """
 
-    DEFAULT: ClassVar[AgentSettings]
     PAPER: ClassVar[AgentSettings]
 
     inputs: tuple[str, ...] = INPUTS
@@ -171,7 +169,6 @@ class AgentSettings:
             )
 
 
-AgentSettings.DEFAULT = AgentSettings()
 AgentSettings.PAPER = AgentSettings(
     inputs=("states",),
     components=0,

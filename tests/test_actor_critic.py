@@ -23,7 +23,7 @@ from agents.settings import AgentSettings
 BEST = 0.9
 """Share of worthy tokens of the best mask on the toy's new episodes (some contexts lack two)."""
 CHANCE = 20 / 56
-DEFAULT = AgentSettings.DEFAULT
+DEFAULT = AgentSettings()
 QUICK = replace(DEFAULT, updates=3)
 PAPER = replace(AgentSettings.PAPER, inputs=("embeddings",), replay_start=300, updates=3)
 

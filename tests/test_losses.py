@@ -16,7 +16,7 @@ from agents.losses import masking_losses, sampled_gain
 from agents.replay_buffer import ReplayBatch
 from agents.settings import AgentSettings
 
-DEFAULT = AgentSettings.DEFAULT
+DEFAULT = AgentSettings()
 RATIO = np.array([3.0, 3.0, 0.2, 0.2, 1.2])
 ADVANTAGE = np.array([2.0, -2.0, 2.0, -2.0, 1.0])
 LOG_PROB = np.log([0.6, 0.3, 0.1, 0.05, 0.5])

@@ -16,7 +16,7 @@ from agents.self_play import Perturbation, assign_credit, relative_scores
 from agents.settings import AgentSettings
 
 NAN = float("nan")
-SMALL = replace(AgentSettings.DEFAULT, updates=2)
+SMALL = AgentSettings(updates=2)
 TOKENS = replace(SMALL, exploration="tokens", self_play="random")
 MASKS = {
     "agent": np.array([[1, 1, 1, 1, 0, 0]]),
