@@ -4,24 +4,19 @@ An episode masks B contexts, one a step, and ends in the scores of every run: th
 each reference's, on the same data with the same seeds. Two algorithms, and everything between
 them, by ``AgentSettings``:
 
-*Paper* (Kang, Han and Hwang, EMNLP 2020). A masked token is a one-step bandit problem. With token
-a of context s, drawn with probability b(a|s) and credited r,
-
-    loss = - min(pi(a|s) / b(a|s), c) * log pi(a|s) * (r - V(s)) + 1/4 (r - V(s))^2 - 0.01 H(pi),
-
-where the ratio carries no gradient. Where this differs from the released code: the importance
-weight is really cut; only maskable tokens have a probability, and one whose score is exactly 0
-keeps it; the entropy is a mean over the batch; nothing is BERT's own; everything is saved.
+*Paper* (Kang, Han and Hwang, EMNLP 2020). A masked token is a one-step bandit problem, whose credit
+a state value predicts. Where this differs from the released code: the importance weight is really
+cut; only maskable tokens have a probability, and one whose score is exactly 0 keeps it; the entropy
+is a mean over the batch; nothing is BERT's own; everything is saved.
 
 *Default*. A Bayesian critic (``agents.critic``) explains the scores as sums of token values
-q(s, a). Each episode draws weights from its posterior, m + d; the player leans towards +d and its
-antithetic opponent towards -d around the policy, so their difference measures d twice over. The
-actor is trained on contexts in replay to maximise, exactly,
+q(s, a). Each episode draws weights from its posterior, m + d; the player departs from the
+policy by +d and its antithetic opponent by -d, so their difference measures d twice over. The actor
+is trained on contexts in replay.
 
-    sum over a of pi(a|s) min(q(s, a) / sd(q), limit)  +  entropy * H(pi(.|s)).
-
-Both act by drawing tokens without replacement. When the same mask is wanted each time, *paper*
-takes the top k, *default* a draw whose noise belongs to the context (``settings.repeatable``).
+What is minimised is in ``agents.losses``. Both act by drawing tokens without replacement. When the
+same mask is wanted each time, *paper* takes the top k, *default* a draw whose noise belongs to the
+context (``settings.repeatable``).
 """
 
 from __future__ import annotations
@@ -64,7 +59,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
     Args:
         env: what to learn on; ``None`` only to act with a loaded policy.
-        settings: the algorithm.
+        settings: the algorithm; the default one if not given.
         token_features: language-model states of tokens, see ``agents.features.StateProvider``;
             without, the policy learns a table of token embeddings.
         seed: seeds everything, the environment too; without, every run differs.
@@ -75,13 +70,14 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def __init__(
         self,
         env: GymEnv | str | None,
-        settings: AgentSettings = AgentSettings.DEFAULT,
+        settings: AgentSettings | None = None,
         *,
         token_features: StateProvider | None = None,
         seed: int | None = None,
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
+        settings = settings or AgentSettings()
         self.seed_is_drawn = seed is None
         super().__init__(
             MaskingPolicy,
@@ -136,7 +132,6 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         )
         self.experience = Experience(self.settings, self.features, self.memory)
         self.rollouts = Rollouts(self.experience, self.players, self.seed, self.n_envs)
-        self._value_weights_D = self.experience.value_weights(self.device)
         self._untrained = 0
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -150,19 +145,16 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """The opponent of the first environment."""
         return self.players.opponents[0]
 
-    def attach_opponent(self, env: GymEnv | None = None) -> None:
+    def attach_opponent(self) -> None:
         """Make the opponent a reference of the environment: ``references["opponent"]``.
 
         Does nothing without self-play. Every environment gets an opponent of its own.
-
-        Args:
-            env: the agent's own if not given.
 
         Raises:
             ValueError: if the environment lives in another process or has no references.
         """
         if self.settings.self_play != "none":
-            self.players.attach(self.env if env is None else env)
+            self.players.attach(self.env)
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -201,8 +193,9 @@ class MaskingActorCritic(OffPolicyAlgorithm):
                 stacklevel=2,
             )
             return
+        assert self.env is not None
         contexts = episode.contexts()
-        runs = read_runs(info, episode, *self._metric(info))
+        runs = read_runs(info, episode, self.settings.metric, self.env)
         self.last_metrics = {"episode": float(self._episode_num), "reward": episode.reward}
         self.last_metrics |= {f"score/{name}": value for name, value in runs.scores.items()}
         if all(map(math.isfinite, runs.scores.values())):
@@ -223,23 +216,12 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self.experience.learn(contexts, runs)
         player, rival = self.players.networks[0], self.players.networks[-1]
         self.experience.remember(PLAYER, player, contexts, runs, episode.log_probs())
-        self.players.crown(runs)
+        self.players.update_frozen_opponent(runs)
         if OPPONENT in runs.scores and self.settings.self_play == "learning":
             log_probs_BL = self.players.opponents[index].log_probs(contexts)
             if log_probs_BL is not None:
                 self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
-
-    def _metric(self, info: dict[str, Any]) -> tuple[str, set[str]]:
-        """What is learned from, and the metrics of which less is better."""
-        assert self.env is not None
-        metric = self.settings.metric
-        if metric == "headline" and "scores" in info:
-            metric = str(self.env.get_attr("headline", indices=0)[0])
-        directions = {"nll": False}
-        if self.env.has_attr("higher_is_better"):
-            directions |= self.env.get_attr("higher_is_better", indices=0)[0]
-        return metric, {name for name, higher in directions.items() if not higher}
 
     def _setup_learn(
         self, total: int, callback: Any = None, reset_num_timesteps: bool = True, *rest: Any
@@ -283,14 +265,15 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.players.optimizers)
-        self._value_weights_D = self.experience.value_weights(self.device)
         totals: dict[str, float] = {}
         for player in range(len(self.players.optimizers)):
             for _ in range(gradient_steps):
                 batch = self.experience.sample(player, batch_size)
                 if batch is None:
                     break
-                terms = self.losses(batch)
+                terms, surprise_N = self.losses(batch)
+                if surprise_N is not None and batch.entries is not None:
+                    self.memory.update_surprise(batch.entries, surprise_N.cpu().numpy())
                 self.players.step(player, torch.stack(list(terms.values())).sum())
                 if player == PLAYER:
                     for name, term in terms.items():
@@ -301,17 +284,18 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}_loss", total / gradient_steps)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def losses(self, batch: ReplayBatch) -> dict[str, Tensor]:
-        """The terms of the loss, weighted: their sum is minimised. Override to change the learner.
+    def losses(self, batch: ReplayBatch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What is minimised. Override to change the learner.
 
         Args:
             batch: contexts from replay; with ``gradient="sampled"``, a masked token of each.
+
+        Returns:
+            The weighted terms, and with a state value how surprising each token's credit was.
         """
-        network, weights_D = self.players.networks[batch.player], self._value_weights_D
-        terms, error_N = masking_losses(network, self.features, batch, weights_D, self.settings)
-        if error_N is not None and batch.entries is not None:
-            self.memory.update_surprise(batch.entries, error_N.detach().abs().cpu().numpy())
-        return terms
+        network = self.players.networks[batch.player]
+        weights_D = self.experience.value_weights(self.device)
+        return masking_losses(network, self.features, batch, weights_D, self.settings)
 
     def save(self, path: Any, *args: Any, **kwargs: Any) -> None:
         """Write the policy and what it was learned with to a folder: enough to act."""

@@ -26,11 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from agents import budgeted
+from agents import budgeted, files
 from agents.adversarial_module import (
     AdversarySettings,
     RunningLoss,
@@ -39,7 +37,6 @@ from agents.adversarial_module import (
 )
 from agents.contexts import Contexts
 
-FORMAT = 1
 ABOUT, TENSORS = "adversary.json", "adversary.safetensors"
 REQUIRED = ("format", "vocab_size", "settings", "generator")
 """What a file has that any version wrote."""
@@ -155,13 +152,12 @@ class AdversarialMasking:
         """Write module, optimiser and generator: enough to mask, and to go on learning."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
-        tensors |= {f"losses.{name}": value for name, value in self.losses.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path / TENSORS)
+        arrays = files.prefixed("module", files.module_arrays(self.module))
+        arrays |= files.prefixed("losses", files.module_arrays(self.losses))
+        arrays |= files.prefixed("optimizer", files.optimizer_arrays(self.optimizer))
+        files.write_tensors(path / TENSORS, arrays)
         about = {
-            "format": FORMAT,
+            "format": files.FORMAT,
             "vocab_size": self.vocab_size,
             "vocabulary": self.vocabulary,
             "settings": asdict(self.settings),
@@ -190,32 +186,16 @@ class AdversarialMasking:
             ValueError: if its files are damaged, or it was trained with another tokenizer.
         """
         path = Path(folder)
-        for name in (ABOUT, TENSORS):
-            if not (path / name).is_file():
-                raise FileNotFoundError(f"There is no masking module in {path}: no {name}.")
-        try:
-            about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-            tensors = load_file(path / TENSORS, device=str(device))
-        except (ValueError, SafetensorError) as error:
-            raise ValueError(f"The masking module in {path} is damaged ({error}).") from error
-        about = about if isinstance(about, dict) else {}
-        missing = [name for name in REQUIRED if name not in about]
-        if missing:
-            raise ValueError(
-                f"{path / ABOUT} is damaged (it has no {', '.join(missing)}); put a copy back."
-            )
-        if about["format"] != FORMAT:
-            raise ValueError(f"{path} has format {about['format']}; this version reads {FORMAT}.")
+        about = files.read_json(path / ABOUT, REQUIRED)
+        arrays = files.read_tensors(path / TENSORS)
         made_for = about.get("vocabulary")
-        if made_for and vocabulary and made_for != vocabulary:
-            raise ValueError(
-                f"The masking module in {path} was trained with another tokenizer, whose ids are "
-                "other words; give the language model that it was trained with, or one adapted "
-                "from it."
-            )
+        files.check_vocabulary(f"The masking module in {path}", made_for, vocabulary)
         try:
             made = cls(about["vocab_size"], AdversarySettings(**about["settings"]), device=device)
-            made._fill(tensors, about["generator"])
+            files.fill_module(made.module, files.part("module", arrays))
+            files.fill_module(made.losses, files.part("losses", arrays))
+            files.fill_optimizer(made.optimizer, files.part("optimizer", arrays))
+            made.generator.bit_generator.state = about["generator"]
         except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())  # torch's has many lines
             raise ValueError(
@@ -224,19 +204,3 @@ class AdversarialMasking:
             ) from error
         made.vocabulary = made_for or vocabulary
         return made
-
-    def _fill(self, tensors: Mapping[str, Tensor], generator: Any) -> None:
-        self.module.load_state_dict(_part("module", tensors))
-        self.losses.load_state_dict(_part("losses", tensors))
-        steps: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part("optimizer", tensors).items():
-            index, name = key.split(".", 1)
-            steps.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": steps, "param_groups": groups})
-        self.generator.bit_generator.state = generator
-
-
-def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = len(prefix) + 1
-    return {name[start:]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents import budgeted
 from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.policy import CHUNK_TOKENS, MaskingNetwork, draw
-from agents.self_play import AGENT, Lean, lean_scores
+from agents.self_play import AGENT, Perturbation, perturbed_scores
 
 
 class PlayedEpisode:
@@ -24,12 +25,14 @@ class PlayedEpisode:
 
     Args:
         network: the player's.
-        lean: how the player departs from it in this episode.
+        perturbation: how the player departs from it in this episode.
         rng: for the noise.
     """
 
-    def __init__(self, network: MaskingNetwork, lean: Lean, rng: np.random.Generator) -> None:
-        self.network, self.lean, self.rng = network, lean, rng
+    def __init__(
+        self, network: MaskingNetwork, perturbation: Perturbation, rng: np.random.Generator
+    ) -> None:
+        self.network, self.perturbation, self.rng = network, perturbation, rng
         self.reward = 0.0
         self._played: list[tuple[Contexts, np.ndarray, np.ndarray]] = []
         self._planned: tuple[Contexts, np.ndarray, np.ndarray] | None = None
@@ -53,7 +56,7 @@ class PlayedEpisode:
         return masks_BL[0]
 
     def _mask(self, contexts: Contexts, features: TokenFeatures) -> tuple[np.ndarray, np.ndarray]:
-        scores_BL = lean_scores(self.network, features, contexts, self.lean)
+        scores_BL = perturbed_scores(self.network, features, contexts, self.perturbation)
         noise_BL = self.rng.gumbel(size=contexts.input_ids.shape)
         maskable_BL = torch.as_tensor(contexts.maskable)
         log_probs_BL = budgeted.token_log_probs(scores_BL, maskable_BL).numpy()
@@ -88,9 +91,7 @@ class Runs:
     scores: Mapping[str, float]
 
 
-def read_runs(
-    info: Mapping[str, Any], episode: PlayedEpisode, metric: str, lower: Collection[str]
-) -> Runs:
+def read_runs(info: Mapping[str, Any], episode: PlayedEpisode, metric: str, env: VecEnv) -> Runs:
     """What the last ``info`` of an episode says.
 
     An environment that gives no scores is learned from by its reward alone, as a single run.
@@ -98,8 +99,8 @@ def read_runs(
     Args:
         info: of the last step.
         episode: as it was played.
-        metric: to learn from.
-        lower: metrics of which less is better.
+        metric: to learn from; ``headline`` for the environment's own.
+        env: says which metric that is, and of which ones less is better.
 
     Raises:
         ValueError: if there are scores but not of this metric.
@@ -107,6 +108,11 @@ def read_runs(
     played_BL = episode.masks()
     if "scores" not in info:
         return Runs({AGENT: played_BL}, {AGENT: episode.reward})
+    if metric == "headline":
+        metric = str(env.get_attr("headline", indices=0)[0])
+    higher_is_better = {"nll": False}
+    if env.has_attr("higher_is_better"):
+        higher_is_better |= env.get_attr("higher_is_better", indices=0)[0]
     given = info.get("masks", {})
     scores, masks = {}, {}
     for name, metrics in info["scores"].items():
@@ -116,7 +122,7 @@ def read_runs(
                 f"{', '.join(sorted(metrics))}; set 'metric' to one of these."
             )
         score = float(metrics[metric])
-        scores[name] = -score if metric in lower else score
+        scores[name] = score if higher_is_better.get(metric, True) else -score
         fallback = played_BL if name == AGENT else np.zeros_like(played_BL)
         mask = given.get(name)
         masks[name] = fallback if mask is None else np.asarray(mask).astype(bool)

@@ -19,7 +19,7 @@ from agents.self_play import (
     OPPONENT,
     RANDOM,
     UNIFORM,
-    Lean,
+    Perturbation,
     assign_credit,
     relative_scores,
 )
@@ -99,7 +99,7 @@ class Experience:
         credits_BL = assign_credit(runs.masks, runs.scores, name, (other, RANDOM), kind)
         self.memory.add(contexts, runs.masks[name], log_probs_BL, credits_BL, values_B, player)
 
-    def draw_lean(self, rng: np.random.Generator) -> Lean:
+    def draw_perturbation(self, rng: np.random.Generator) -> Perturbation:
         """How the next episode departs from the policy.
 
         With token values, a draw from their posterior: what the critic is sure of comes from the
@@ -107,26 +107,26 @@ class Experience:
         """
         settings, features = self.settings, self.features
         if settings.exploration == "tokens":
-            return Lean()
+            return Perturbation()
         if not features.ready:
             return UNIFORM
         if self.critic is None:
             direction = rng.standard_normal(features.size)
-            return Lean(direction * settings.lean / max(features.spread(direction), 1e-12))
+            return Perturbation(direction * settings.lean / max(features.spread(direction), 1e-12))
         mean = self.critic.mean()
         away = self.critic.sample(rng) - mean
         sure, unsure = features.spread(mean), features.spread(away)
         total = max(float(np.hypot(sure, unsure)), 1e-12)
         # A trained policy's scores have a spread of 1 / entropy, less what value_limit cuts off;
-        # uncut, they would get one of lean here.
+        # uncut, they would get one of ``lean`` here.
         sharper = settings.lean * settings.entropy
-        return Lean(away * settings.lean / total, sharper * sure / total)
+        return Perturbation(away * settings.lean / total, sharper * sure / total)
 
-    def opponent_lean(self, lean: Lean) -> Lean:
-        """How the opponent departs from its policy when the player leans so."""
+    def opponent_perturbation(self, player: Perturbation) -> Perturbation:
+        """How the opponent departs from its policy when the player departs so from its own."""
         if self.settings.self_play in ("none", "random") or not self.started:
             return UNIFORM
-        return lean.reversed() if self.settings.self_play == "antithetic" else Lean()
+        return player.reversed() if self.settings.self_play == "antithetic" else Perturbation()
 
     def value_weights(self, device: torch.device) -> Tensor:
         """Weights of the expected token value, scaled to a spread of 1 over tokens, (D,)."""

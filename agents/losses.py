@@ -1,4 +1,14 @@
-"""The actor's objective: expected value, exactly or from replayed tokens, and entropy.
+"""What the actor minimises, exactly or from replayed tokens.
+
+*Default*. With q(s, a) the decomposed critic's value of token a in context s,
+
+    loss = - sum over a of pi(a|s) min(q(s, a) / sd(q), limit)  -  entropy * H(pi(.|s)).
+
+*Paper*. With a token drawn with probability b(a|s), credited r, and V(s) expected of the context,
+
+    loss = - min(pi(a|s) / b(a|s), c) * log pi(a|s) * (r - V(s)) + 1/4 (r - V(s))^2 - 0.01 H(pi),
+
+where the ratio carries no gradient.
 
 Shapes: N entries of a batch, each a context and perhaps a replayed token of it, U different
 contexts among them, L tokens.
@@ -24,7 +34,7 @@ def masking_losses(
     value_weights_D: Tensor,
     settings: AgentSettings,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The weighted terms of the loss, and with a state value how wrong it was for each token.
+    """The weighted terms of the loss, and with a state value how far from it each credit was, (N,).
 
     Args:
         network: whose loss.
@@ -51,7 +61,7 @@ def masking_losses(
     if settings.gradient == "expected":
         return terms | {"policy": -expected_N.mean()}, None
     at_N = torch.as_tensor(batch.positions, device=device)
-    error_N = None
+    surprise_N = None
     if settings.critic == "decomposed":
         advantage_N = (value_UL[of_N, at_N] - expected_N).detach()
     else:
@@ -59,10 +69,11 @@ def masking_losses(
         error_N = credit_N - network.state_value(phi_ULD, real_UL)[of_N]
         terms["value"] = settings.value_weight * error_N.square().mean()
         advantage_N = error_N.detach()
+        surprise_N = advantage_N.abs()
     log_prob_N = log_probs_UL[of_N, at_N]
     behaviour_N = torch.as_tensor(batch.log_probs, device=device)
     gain_N = sampled_gain(log_prob_N, behaviour_N, advantage_N, settings)
-    return terms | {"policy": -gain_N.mean()}, error_N
+    return terms | {"policy": -gain_N.mean()}, surprise_N
 
 
 def expected_value(log_probs_UL: Tensor, value_UL: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Agents as files: tensors in safetensors, everything else in JSON. Loading cannot run code.
+"""The learning agent as files.
 
 ``agent.json`` holds the settings and shapes, ``policy.safetensors`` the networks, the basis of the
 token features and the critic; a resumable state adds ``replay.safetensors``,
@@ -8,18 +8,15 @@ token features and the critic; a resumable state adds ``replay.safetensors``,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from stable_baselines3.common.type_aliases import GymEnv
 
+from agents import files
 from agents.critic import TokenValueCritic
 from agents.features import StateProvider
 from agents.settings import AgentSettings
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 
 Agent = TypeVar("Agent", bound="MaskingActorCritic")
 
-FORMAT = 1
 COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_untrained")
 
 
@@ -43,16 +39,15 @@ def vocabulary(space: spaces.Dict) -> int:
 def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
     """Write what is needed to act, and to act in self-play."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = _prefixed("features", agent.features.state())
+    arrays = files.prefixed("features", agent.features.state())
     for number, network in enumerate(agent.players.networks):
-        tensors = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
-        arrays |= _prefixed(f"network{number}", tensors)
+        arrays |= files.prefixed(f"network{number}", files.module_arrays(network))
     if agent.experience.critic is not None:
-        arrays |= _prefixed("critic", agent.experience.critic.state())
-    _write_tensors(folder / "policy.safetensors", arrays)
+        arrays |= files.prefixed("critic", agent.experience.critic.state())
+    files.write_tensors(folder / "policy.safetensors", arrays)
     assert isinstance(agent.observation_space, spaces.Dict)
     about = {
-        "format": FORMAT,
+        "format": files.FORMAT,
         "settings": asdict(agent.settings),
         "length": int(np.prod(agent.action_space.shape)),  # type: ignore[arg-type]
         "vocab_size": vocabulary(agent.observation_space),
@@ -71,13 +66,13 @@ def load_agent(
     **kwargs: Any,
 ) -> Agent:
     """Build the agent that a folder describes and give it what it had learned."""
-    about = _read_json(folder / "agent.json")
+    about = files.read_json(folder / "agent.json")
     if about["states"] and token_features is None:
         raise ValueError(
             f"The agent in '{folder}' reads language-model states; "
             "give token_features, made with the language model that it was trained with."
         )
-    _check_vocabulary(folder, about.get("vocabulary"), token_features)
+    _check_tokenizer(folder, about, token_features)
     settings = about["settings"]
     settings["inputs"] = tuple(settings["inputs"])
     length, vocab_size = about["length"], about["vocab_size"]
@@ -104,27 +99,17 @@ def load_agent(
     return agent
 
 
-def _check_vocabulary(folder: Path, made_for: str | None, provider: StateProvider | None) -> None:
-    """See to it that token ids mean the same, where both sides say what they mean.
-
-    Raises:
-        ValueError: if they do not.
-    """
+def _check_tokenizer(folder: Path, about: dict[str, Any], provider: StateProvider | None) -> None:
     found = getattr(provider, "vocabulary", None)
-    if made_for and found and made_for != found:
-        raise ValueError(
-            f"The agent in '{folder}' was trained with another tokenizer, whose ids are other "
-            "words; give the language model that it was trained with, or one adapted from it."
-        )
+    files.check_vocabulary(f"The agent in '{folder}'", about.get("vocabulary"), found)
 
 
 def _fill(agent: MaskingActorCritic, folder: Path) -> None:
-    arrays = _read_tensors(folder / "policy.safetensors")
-    agent.features.load_state(_part("features", arrays))
+    arrays = files.read_tensors(folder / "policy.safetensors")
+    agent.features.load_state(files.part("features", arrays))
     for number, network in enumerate(agent.players.networks):
-        given = _part(f"network{number}", arrays)
-        network.load_state_dict({name: torch.as_tensor(a.copy()) for name, a in given.items()})
-    critic = _part("critic", arrays)
+        files.fill_module(network, files.part(f"network{number}", arrays))
+    critic = files.part("critic", arrays)
     agent.experience.critic = TokenValueCritic.from_state(critic) if critic else None
 
 
@@ -132,13 +117,11 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
     """Write all that an uninterrupted run would still have."""
     save_agent(agent, folder)
     arrays, rest = agent.memory.state()
-    _write_tensors(folder / "replay.safetensors", arrays)
-    tensors: dict[str, np.ndarray] = {}
+    files.write_tensors(folder / "replay.safetensors", arrays)
+    moments: dict[str, np.ndarray] = {}
     for number, optimizer in enumerate(agent.players.optimizers):
-        for index, values in optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                tensors[f"{number}.{index}.{name}"] = value.cpu().numpy()
-    _write_tensors(folder / "optimizers.safetensors", tensors)
+        moments |= files.prefixed(str(number), files.optimizer_arrays(optimizer))
+    files.write_tensors(folder / "optimizers.safetensors", moments)
     counters = {name: getattr(agent, name) for name in COUNTERS}
     counters["num_timesteps"] -= agent.rollouts.unfinished()  # they will be played again
     state = {
@@ -155,7 +138,7 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
 
 def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     """Take back what ``save_state`` wrote, into an agent of the same settings and seed."""
-    state, about = _read_json(folder / "state.json"), _read_json(folder / "agent.json")
+    state, about = files.read_json(folder / "state.json"), files.read_json(folder / "agent.json")
     settings = json.loads(json.dumps(asdict(agent.settings)))
     if about["settings"] != settings or not (agent.seed_is_drawn or agent.seed == about["seed"]):
         changed = [n for n in settings if settings[n] != about["settings"].get(n)] or ["seed"]
@@ -163,7 +146,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
             f"The state in '{folder}' was saved with another {', '.join(changed)}; "
             "resume with the settings and the seed that the run was started with."
         )
-    _check_vocabulary(folder, about.get("vocabulary"), agent.provider)
+    _check_tokenizer(folder, about, agent.provider)
     length = int(np.prod(agent.action_space.shape))  # type: ignore[arg-type]
     if about["length"] != length:
         raise ValueError(
@@ -172,15 +155,10 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
         )
     _fill(agent, folder)
     agent.seed = agent.rollouts.seed = about["seed"]
-    agent.memory.load_state(_read_tensors(folder / "replay.safetensors"), state["replay"])
-    tensors = _read_tensors(folder / "optimizers.safetensors")
+    agent.memory.load_state(files.read_tensors(folder / "replay.safetensors"), state["replay"])
+    moments = files.read_tensors(folder / "optimizers.safetensors")
     for number, optimizer in enumerate(agent.players.optimizers):
-        restored: dict[int, dict[str, torch.Tensor]] = {}
-        for key, array in _part(str(number), tensors).items():
-            index, name = key.split(".", 1)
-            restored.setdefault(int(index), {})[name] = torch.as_tensor(array.copy())
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": restored, "param_groups": groups})
+        files.fill_optimizer(optimizer, files.part(str(number), moments))
     agent._current_progress_remaining = state["progress_remaining"]
     agent.players.policy.generator.bit_generator.state = state["policy_rng"]
     for opponent, rng in zip(agent.players.opponents, state["opponent_rngs"], strict=True):
@@ -217,37 +195,3 @@ def _observation_space(length: int, vocab_size: int) -> spaces.Dict:
             "budget": spaces.Box(0, length, (1,), np.int32),
         }
     )
-
-
-def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _part(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    start = len(prefix) + 1
-    return {name[start:]: a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
-
-
-def _write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' is missing; give a folder that an agent was saved to.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"'{path}' is not a whole safetensors file ({error}).") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' is missing; give a folder that an agent was saved to.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{path}' is not valid JSON ({error}).") from error
-    if content.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"'{path}' has format {content['format']}; this version reads {FORMAT}.")
-    return content

@@ -81,7 +81,7 @@ class Players:
             references[OPPONENT] = opponent
         self.attached = True
 
-    def crown(self, runs: Runs) -> None:
+    def update_frozen_opponent(self, runs: Runs) -> None:
         """Let a frozen opponent become the player that beat it."""
         if self.settings.self_play != "frozen" or OPPONENT not in runs.scores:
             return

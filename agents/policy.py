@@ -158,7 +158,7 @@ def score(
     network: MaskingNetwork,
     features: TokenFeatures,
     contexts: Contexts,
-    lean_D: np.ndarray | None = None,
+    direction_D: np.ndarray | None = None,
     certainty: float = 1.0,
 ) -> Tensor:
     """Scores of every token of many contexts, float32 (B, L) on the CPU.
@@ -167,20 +167,22 @@ def score(
         network: the policy's.
         features: what describes the tokens.
         contexts: B contexts.
-        lean_D: a perturbation, linear in the components, that is added to the scores.
+        direction_D: of a perturbation, linear in the components, that is added to the scores.
         certainty: what the network's own scores are multiplied with.
     """
     batch, length = contexts.input_ids.shape
     scores_BL = torch.zeros(batch, length)
     step = max(1, CHUNK_TOKENS // length)
     device = next(network.parameters()).device
-    lean = None if lean_D is None else torch.as_tensor(lean_D, dtype=torch.float32, device=device)
+    added_D = None
+    if direction_D is not None:
+        added_D = torch.as_tensor(direction_D, dtype=torch.float32, device=device)
     for start in range(0, batch, step):
         part = contexts.rows(slice(start, start + step)).trimmed()
         phi_BLD = features(part)
         out_BL = certainty * network(phi_BLD, *network_inputs(part, device))
-        if lean is not None:
-            out_BL = out_BL + phi_BLD @ lean
+        if added_D is not None:
+            out_BL = out_BL + phi_BLD @ added_D
         scores_BL[start : start + step, : out_BL.shape[1]] = out_BL.cpu()
     return scores_BL
 

@@ -94,11 +94,6 @@ class MaskReplayBuffer:
             "repeats": np.ones((size, tokens), dtype=np.uint16),
         }
 
-    @property
-    def bytes_per_play(self) -> int:
-        """Memory of one play without its context."""
-        return sum(array[:1].nbytes for array in self._plays.values())
-
     def tokens(self, player: int = 0) -> int:
         """Masked tokens with credit that can be sampled."""
         return int(np.isfinite(self._plays["credit"][self._of(player)]).sum())

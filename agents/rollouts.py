@@ -29,13 +29,14 @@ class Rollouts:
         return episode.next_mask(context, self.experience.features)
 
     def _begin(self, index: int, env: VecEnv) -> PlayedEpisode:
-        """Draw how this episode leans, and mask all of it at once where the environment can."""
+        """Draw this episode's perturbation; mask all of it at once where the environment can."""
         number = self.numbers(env)[index]
         rng = np.random.default_rng([self.seed, 4, number, *([index] if index else [])])
-        lean = self.experience.draw_lean(rng)
-        episode = PlayedEpisode(self.players.networks[PLAYER], lean, rng)
+        perturbation = self.experience.draw_perturbation(rng)
+        episode = PlayedEpisode(self.players.networks[PLAYER], perturbation, rng)
         self._playing[index] = episode
-        self.players.opponents[index].begin(self.experience.opponent_lean(lean))
+        opposing = self.experience.opponent_perturbation(perturbation)
+        self.players.opponents[index].begin(opposing)
         if env.has_attr("observe_episode"):
             seen = env.env_method("observe_episode", indices=index)[0]
             episode.plan(Contexts.of(seen), self.experience.features)

@@ -19,12 +19,12 @@ from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.policy import MaskingNetwork, draw, score
 
-AGENT, OPPONENT, RANDOM, NONE = "agent", "opponent", "random", "none"
+AGENT, OPPONENT, RANDOM = "agent", "opponent", "random"
 """Names of the runs in ``info["masks"]`` and ``info["scores"]``."""
 
 
 @dataclass(frozen=True, eq=False)
-class Lean:
+class Perturbation:
     """How one episode departs from the policy.
 
     Attributes:
@@ -38,22 +38,25 @@ class Lean:
     certainty: float = 1.0
     uniform: bool = False
 
-    def reversed(self) -> Lean:
+    def reversed(self) -> Perturbation:
         """The same departure the other way round."""
         opposite = None if self.direction is None else -self.direction
-        return Lean(opposite, self.certainty, self.uniform)
+        return Perturbation(opposite, self.certainty, self.uniform)
 
 
-UNIFORM = Lean(uniform=True)
+UNIFORM = Perturbation(uniform=True)
 
 
-def lean_scores(
-    network: MaskingNetwork, features: TokenFeatures, contexts: Contexts, lean: Lean
+def perturbed_scores(
+    network: MaskingNetwork,
+    features: TokenFeatures,
+    contexts: Contexts,
+    perturbation: Perturbation,
 ) -> torch.Tensor:
-    """Scores that a player with this lean samples from, (B, L)."""
-    if lean.uniform:
+    """Scores that a player samples from in an episode of this perturbation, (B, L)."""
+    if perturbation.uniform:
         return torch.zeros(contexts.input_ids.shape)
-    return score(network, features, contexts, lean.direction, lean.certainty)
+    return score(network, features, contexts, perturbation.direction, perturbation.certainty)
 
 
 class Opponent:
@@ -61,8 +64,8 @@ class Opponent:
 
     Attributes:
         network: what it scores tokens with; the player's own, a copy of it, or a second learner.
-        lean: how it departs from it in the episode being played; random until the agent says
-            otherwise.
+        perturbation: how it departs from it in the episode being played; random until the agent
+            says otherwise.
     """
 
     def __init__(self, network: MaskingNetwork, features: TokenFeatures, seed: int) -> None:
@@ -70,9 +73,9 @@ class Opponent:
         self.begin(UNIFORM)
         self.seed(seed)
 
-    def begin(self, lean: Lean) -> None:
-        """Play an episode that leans so."""
-        self.lean = lean
+    def begin(self, perturbation: Perturbation) -> None:
+        """Play an episode of this perturbation."""
+        self.perturbation = perturbation
         self._log_probs: dict[int, np.ndarray] = {}
 
     def seed(self, seed: int) -> None:
@@ -88,9 +91,9 @@ class Opponent:
     ) -> tuple[np.ndarray, Any]:
         """Masks, int8, of the shape of ``observation["input_ids"]``."""
         contexts = Contexts.of(observation)
-        scores_BL = lean_scores(self.network, self.features, contexts, self.lean)
+        scores_BL = perturbed_scores(self.network, self.features, contexts, self.perturbation)
         # A random opponent has no best mask: it draws, whatever is asked for.
-        fixed = deterministic and not self.lean.uniform
+        fixed = deterministic and not self.perturbation.uniform
         noise_BL = None if fixed else self.generator.gumbel(size=contexts.input_ids.shape)
         masks_BL = draw(scores_BL, contexts, noise_BL)
         # Noted now: before the episode ends, another one may change features and network.

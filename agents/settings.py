@@ -13,12 +13,10 @@ INPUTS = ("embeddings", "states", "statistics")
 class AgentSettings:
     """What the masking actor-critic sees, how it explores, what it learns from.
 
-    ``AgentSettings()`` (also ``AgentSettings.DEFAULT``) is the sample-efficient agent,
-    ``AgentSettings.PAPER`` the one of Kang, Han and Hwang (EMNLP 2020). Everything between them is
-    reached with ``dataclasses.replace``.
+    ``AgentSettings()`` is the sample-efficient agent, ``AgentSettings.PAPER`` the one of Kang, Han
+    and Hwang (EMNLP 2020); ``dataclasses.replace`` changes the latter.
     """
 
-    DEFAULT: ClassVar[AgentSettings]
     PAPER: ClassVar[AgentSettings]
 
     inputs: tuple[str, ...] = INPUTS
@@ -51,8 +49,8 @@ class AgentSettings:
     """A word masked n times in a run counts n to the power of 1 minus this (decomposed critic):
     0 for a plain sum, 0.5 for the square root, 1 for every word once."""
     exploration: Literal["policy", "tokens"] = "policy"
-    """``policy``: one perturbation an episode, all its masks lean the same way; ``tokens``: each
-    token is drawn from the policy by itself."""
+    """``policy``: one perturbation an episode, shared by all its masks; ``tokens``: each token is
+    drawn from the policy by itself."""
     repeatable: Literal["top", "draw"] = "draw"
     """What ``deterministic=True`` asks for: the tokens of highest score, or a draw from the policy
     whose noise depends on the context alone. Equally good words then share the masks."""
@@ -171,7 +169,6 @@ class AgentSettings:
             )
 
 
-AgentSettings.DEFAULT = AgentSettings()
 AgentSettings.PAPER = AgentSettings(
     inputs=("states",),
     components=0,

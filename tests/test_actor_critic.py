@@ -1,5 +1,6 @@
 """The agent on an environment with a known answer; its files; its promises to its users."""
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -13,15 +14,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.actor_critic import MaskingActorCritic
+from agents.budgeted import token_log_probs
 from agents.contexts import Contexts
-from agents.critic import STRENGTHS, TokenValueCritic
-from agents.self_play import lean_scores
+from agents.critic import POWERS, PRIOR_COUNT, STRENGTHS, TokenValueCritic
+from agents.self_play import perturbed_scores
 from agents.settings import AgentSettings
 
 BEST = 0.9
 """Share of worthy tokens of the best mask on the toy's new episodes (some contexts lack two)."""
 CHANCE = 20 / 56
-DEFAULT = AgentSettings.DEFAULT
+DEFAULT = AgentSettings()
 QUICK = replace(DEFAULT, updates=3)
 PAPER = replace(AgentSettings.PAPER, inputs=("embeddings",), replay_start=300, updates=3)
 
@@ -123,20 +125,35 @@ def test_critic_recovers_token_values_and_knows_their_uncertainty():
 
 
 def test_critic_s_mean_is_over_all_hypotheses():
+    """Each by its marginal likelihood: a multivariate t, its covariance over runs written out."""
     rng = np.random.default_rng(2)
-    critic = TokenValueCritic(np.array([1.0, 0.5, 0.1]), np.array([0, 0, 1]), np.eye(3))
+    share = np.array([1.0, 0.5, 0.1])
+    critic = TokenValueCritic(share, np.array([0, 0, 1]), np.eye(3))
+    rows, scores = [], []
     for _ in range(4):
-        critic.observe(rng.standard_normal((3, 3)), np.full(3, 1), rng.standard_normal(3))
-    hypotheses, weights_HS = critic._solve()
-    total = np.zeros(4)
-    for hypothesis, weights_S in zip(hypotheses, weights_HS, strict=True):
-        used, scale = hypothesis.used, hypothesis.scale
-        gram = scale[:, None] * critic.gram_PP[np.ix_(used, used)] * scale
-        for weight, strength in zip(weights_S, STRENGTHS, strict=True):
-            precision = gram + np.eye(len(used)) / strength
-            total[used] += weight * scale * np.linalg.solve(precision, scale * critic.cross_P[used])
-    assert (weights_HS < 1e-4).any()
-    assert np.allclose(critic.mean(), total[:-1], rtol=1e-9, atol=1e-12)
+        masked_RD, count_R = rng.standard_normal((3, 3)), rng.integers(1, 4, 3)
+        score_R = rng.standard_normal(3)
+        critic.observe(masked_RD, count_R, score_R)
+        x_RP = np.column_stack([masked_RD, count_R]) / count_R.max()
+        rows.append(x_RP - x_RP.mean(axis=0))
+        scores.append(score_R - score_R.mean())
+    x_NP, y_N = np.concatenate(rows), np.concatenate(scores)
+    free = 4 * (3 - 1)
+    means, evidence = [], []
+    for used, powers in (([0, 1], POWERS), ([2], (0.0,)), ([0, 1, 2], POWERS)):
+        for power, strength in itertools.product(powers, STRENGTHS):
+            scale = share[used] ** (power / 2)
+            scale = np.append(scale / np.linalg.norm(scale), 1.0)
+            z_NU = x_NP[:, [*used, 3]] * scale
+            covariance_NN = np.eye(len(y_N)) + strength * z_NU @ z_NU.T
+            solved_N = np.linalg.solve(covariance_NN, y_N)
+            rate = (PRIOR_COUNT * y_N @ y_N / free + y_N @ solved_N) / 2
+            log_determinant = np.linalg.slogdet(covariance_NN)[1]
+            evidence.append(-log_determinant / 2 - (PRIOR_COUNT + free / 2) * np.log(rate))
+            means.append(np.zeros(4))
+            means[-1][[*used, 3]] = strength * scale * (z_NU.T @ solved_N)
+    weights = np.exp(np.array(evidence) - max(evidence))
+    assert np.allclose(critic.mean(), (weights / weights.sum() @ means)[:3], rtol=1e-9)
 
 
 def test_critic_of_single_runs_is_the_regression_with_one_intercept():
@@ -218,21 +235,26 @@ def test_masking_in_one_batch_and_step_by_step_is_the_same():
     )
 
 
-def test_perturbation_is_shared_by_the_masks_of_an_episode(monkeypatch):
-    used = []
+def test_perturbation_is_shared_by_the_masks_of_an_episode():
+    class Watch(BaseCallback):
+        def _on_step(self):
+            played.append(self.model.opponent.perturbation.reversed())  # the player's
+            return True
 
-    def recording(network, features, contexts, lean):
-        used.append((lean, len(contexts)))
-        return lean_scores(network, features, contexts, lean)
-
-    monkeypatch.setattr("agents.episode.lean_scores", recording)
-    play(make(QUICK, batched=False), 4)
-    assert [number for _, number in used] == [1] * (4 * CONTEXTS)
-    leans = [lean for lean, _ in used]
-    episodes = [leans[i : i + CONTEXTS] for i in range(0, len(leans), CONTEXTS)]
-    assert all(lean is episode[0] for episode in episodes for lean in episode)
-    directions = [tuple(episode[0].direction) for episode in episodes[1:]]
-    assert len(set(directions)) == 3
+    played = []
+    settings = replace(QUICK, inputs=("embeddings",), learning_rate=0.0)
+    agent = make(settings, batched=False)
+    agent.learn(4 * CONTEXTS, callback=Watch())
+    batch = agent.memory.sample_tokens(500)
+    episode_N = batch.contexts.context_ids // CONTEXTS
+    for number in (1, 2, 3):
+        here = np.flatnonzero(episode_N == number)
+        contexts, perturbation = batch.contexts.rows(here), played[number * CONTEXTS]
+        scores = perturbed_scores(agent.policy.network, agent.features, contexts, perturbation)
+        log_probs = token_log_probs(scores, torch.as_tensor(contexts.maskable)).numpy()
+        drawn_with = log_probs[np.arange(len(here)), batch.positions[here]]
+        np.testing.assert_allclose(drawn_with, batch.log_probs[here], atol=1e-5)
+    assert len({tuple(played[number * CONTEXTS].direction) for number in (1, 2, 3)}) == 3
 
 
 class StopAt(BaseCallback):
@@ -463,9 +485,9 @@ def test_several_environments_at_once():
 def test_losses_can_be_overridden():
     class Lazy(MaskingActorCritic):
         def losses(self, batch):
-            terms = super().losses(batch)
+            terms, surprise = super().losses(batch)
             assert isinstance(batch.contexts, Contexts)
-            return {"policy": 0.0 * terms["policy"]}
+            return {"policy": 0.0 * terms["policy"]}, surprise
 
     agent = Lazy(ToyMasking(), QUICK, token_features=TypeStates(), seed=0, device="cpu")
     agent.attach_opponent()
@@ -532,5 +554,18 @@ def test_a_context_that_is_replayed_twice_counts_twice(settings):
     ids = batch.contexts.context_ids
     assert len(set(ids.tolist())) < len(ids)
     apart = replace(batch, contexts=replace(batch.contexts, context_ids=np.arange(len(ids))))
-    for name, term in agent.losses(batch).items():
-        torch.testing.assert_close(term, agent.losses(apart)[name])
+    terms, apart_terms = agent.losses(batch)[0], agent.losses(apart)[0]
+    for name, term in terms.items():
+        torch.testing.assert_close(term, apart_terms[name])
+
+
+def test_surprise_is_renewed_by_training_and_not_by_looking_at_the_losses():
+    def surprise():
+        return agent.memory.state()[0]["plays.surprise"].copy()
+
+    agent = play(make(PAPER), 8)
+    before = surprise()
+    agent.losses(agent.experience.sample(0, 50))
+    assert np.array_equal(surprise(), before)
+    play(agent, 1)
+    assert (surprise() != before)[before > 0].any()

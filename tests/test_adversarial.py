@@ -128,7 +128,7 @@ def test_saved_and_loaded_it_goes_on_as_if_never_stopped(tmp_path):
 
 
 def test_files_that_are_not_there_or_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no masking module"):
+    with pytest.raises(FileNotFoundError, match=r"adversary\.json is missing"):
         AdversarialMasking.load(tmp_path)
     AdversarialMasking(VOCAB, FAST).save(tmp_path)
     about = json.loads((tmp_path / ABOUT).read_text())

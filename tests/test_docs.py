@@ -162,7 +162,7 @@ def test_tables_of_the_environment():
 
 def test_tables_of_the_agent():
     (rows,) = tables("docs/agents.md", "setting")
-    for number, settings in enumerate((AgentSettings.DEFAULT, AgentSettings.PAPER)):
+    for number, settings in enumerate((AgentSettings(), AgentSettings.PAPER)):
         values = {name: shown(value).strip('"') for name, value in asdict(settings).items()}
         assert {name: cells[number] for name, cells in rows.items()} == values
 

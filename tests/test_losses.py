@@ -11,12 +11,12 @@ from torch import nn
 
 from agents.actor_critic import MaskingActorCritic
 from agents.contexts import Contexts
-from agents.episode import Runs, _shares
+from agents.episode import Runs, masked_sums
 from agents.losses import masking_losses, sampled_gain
 from agents.replay_buffer import ReplayBatch
 from agents.settings import AgentSettings
 
-DEFAULT = AgentSettings.DEFAULT
+DEFAULT = AgentSettings()
 RATIO = np.array([3.0, 3.0, 0.2, 0.2, 1.2])
 ADVANTAGE = np.array([2.0, -2.0, 2.0, -2.0, 1.0])
 LOG_PROB = np.log([0.6, 0.3, 0.1, 0.05, 0.5])
@@ -157,10 +157,17 @@ def test_token_values_are_in_standard_deviations_over_tokens():
 
 
 def test_a_word_masked_n_times_counts_n_to_the_power_of_what_diminishing_leaves():
-    ids, mask = np.array([[7, 7, 8], [7, 7, 9]]), np.array([[1, 1, 1], [1, 1, 0]], dtype=bool)
-    for diminishing, of_seven in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.25)):
-        shares = _shares(ids, mask, diminishing)
-        assert shares.tolist() == [[of_seven, of_seven, 1.0], [of_seven, of_seven, 0.0]]
+    class OneHot:
+        size = 10
+
+        def __call__(self, contexts):
+            return torch.eye(self.size)[torch.as_tensor(contexts.input_ids)]
+
+    words = replace(CONTEXTS_BL, input_ids=np.array([[7, 7, 8], [7, 7, 9]]))
+    mask = np.array([[1, 1, 1], [1, 1, 0]], dtype=bool)
+    for diminishing, sevens in ((0.0, 4.0), (0.5, 2.0), (1.0, 1.0)):
+        sums_RD = masked_sums(OneHot(), words, mask[None], diminishing)
+        assert sums_RD[0, 7:].tolist() == [sevens, 1.0, 0.0]
     agent, contexts = untrained(diminishing=0.5)
     agent.experience.learn(contexts, two_runs(contexts))
     seen = []

@@ -55,9 +55,13 @@ def test_states_and_gradients_are_those_of_each_context_by_itself(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_groups_hold_little_padding_and_few_weights() -> None:
+def test_groups_hold_little_padding_and_few_weights(padded, monkeypatch) -> None:
+    monkeypatch.setattr(real_tokens, "WEIGHTS", 3 * 64 * 64 * 2)
+    x_BLW, real_BL = padded
+    tokens = RealTokens(real_BL)
+    parts = tokens.groups(tokens.take(x_BLW), heads=3)
+    groups = [real_GL.sum(dim=1).tolist() for _, real_GL in parts]
     lengths = [length for length in sorted(LENGTHS) if length]
-    groups = real_tokens._alike(lengths, 64 * 64 * 2)
     assert [length for group in groups for length in group] == lengths
     assert all(group[-1] <= 1.125 * group[0] + real_tokens.SPARE for group in groups)
     assert all(len(group) == 1 or len(group) * group[-1] ** 2 <= 64 * 64 * 2 for group in groups)

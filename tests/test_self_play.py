@@ -12,11 +12,11 @@ from agents import self_play
 from agents.actor_critic import MaskingActorCritic
 from agents.budgeted import token_log_probs
 from agents.experience import RIVAL, Experience
-from agents.self_play import Lean, assign_credit, relative_scores
+from agents.self_play import Perturbation, assign_credit, relative_scores
 from agents.settings import AgentSettings
 
 NAN = float("nan")
-SMALL = replace(AgentSettings.DEFAULT, updates=2)
+SMALL = AgentSettings(updates=2)
 TOKENS = replace(SMALL, exploration="tokens", self_play="random")
 MASKS = {
     "agent": np.array([[1, 1, 1, 1, 0, 0]]),
@@ -86,19 +86,19 @@ def test_opponent_masks_within_the_budget_alone_and_in_batches():
     assert (np.stack([agent.opponent.predict(o)[0] for o in single]) == batch).all()
 
 
-def test_antithetic_opponent_leans_the_other_way():
+def test_antithetic_opponent_is_perturbed_the_other_way():
     agent, _ = trained(SMALL, 4)
-    lean = agent.experience.draw_lean(np.random.default_rng(0))
-    opposite = agent.experience.opponent_lean(lean)
-    assert np.array_equal(opposite.direction, -lean.direction)
-    assert 0 <= lean.certainty == opposite.certainty <= SMALL.lean * SMALL.entropy
+    mine = agent.experience.draw_perturbation(np.random.default_rng(0))
+    opposite = agent.experience.opponent_perturbation(mine)
+    assert np.array_equal(opposite.direction, -mine.direction)
+    assert 0 <= mine.certainty == opposite.certainty <= SMALL.lean * SMALL.entropy
 
 
 def test_opponent_is_random_before_replay_starts():
     agent, _ = trained(replace(SMALL, replay_start=10_000), 2)
-    assert agent.opponent.lean.uniform
-    assert agent.experience.opponent_lean(Lean()).uniform
-    assert not trained(SMALL, 2)[0].opponent.lean.uniform
+    assert agent.opponent.perturbation.uniform
+    assert agent.experience.opponent_perturbation(Perturbation()).uniform
+    assert not trained(SMALL, 2)[0].opponent.perturbation.uniform
 
 
 def test_frozen_opponent_becomes_the_player_only_when_beaten():
@@ -109,10 +109,10 @@ def test_frozen_opponent_becomes_the_player_only_when_beaten():
     runs = type("Runs", (), {})
     for mine in (1.0, 2.0):  # a tie is no victory
         runs.scores = {"agent": mine, "opponent": 2.0}
-        agent.players.crown(runs)
+        agent.players.update_frozen_opponent(runs)
         assert np.array_equal(weights(rival), before)
     runs.scores = {"agent": 3.0, "opponent": 2.0}
-    agent.players.crown(runs)
+    agent.players.update_frozen_opponent(runs)
     assert np.array_equal(weights(rival), weights(player))
 
 

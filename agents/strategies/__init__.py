@@ -141,7 +141,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "random": lambda given: RandomTokens(given.seed),
     "whole_word": lambda given: WholeWords(given.seed),
     "span": lambda given, **options: GeometricSpans(seed=given.seed, **options),
-    "mass": lambda given, **options: Fragment(seed=given.seed, **options),
+    "mass": lambda given: Fragment(given.seed),
     "entity": _entity,
     "salient": _salient,
     "punctuation": lambda given, **options: Punctuation(
@@ -161,8 +161,8 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "entropy": lambda given, **options: ByFunction(
         given.need("entropy"), seed=given.seed, **options
     ),
-    "shuffled": lambda given, **options: ShuffledPolicy(
-        given.need("policy"), given.need("observation"), seed=given.seed, **options
+    "shuffled": lambda given: ShuffledPolicy(
+        given.need("policy"), given.need("observation"), seed=given.seed
     ),
 }
 """Name -> maker; the names of the command line."""

@@ -88,31 +88,15 @@ class GeometricSpans(Strategy):
 
 
 class Fragment(Strategy):
-    """One contiguous fragment of tokens (Song et al. 2019, MASS).
+    """One contiguous fragment of tokens (Song et al. 2019, MASS), as long as the budget, anywhere.
 
-    Its length is ``fraction`` of the maskable tokens, at least one and at most the budget: for the
-    published k = 0.5, or the whole sentence, the budget must allow as much. Its place is uniform.
-
-    Args:
-        fraction: share of the maskable tokens; ``None`` takes the whole budget.
-        seed: of the draws.
+    For the published k = 0.5 the budget must be half of the maskable tokens.
     """
-
-    def __init__(self, fraction: float | None = None, seed: int = 0) -> None:
-        super().__init__(seed)
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(
-                f"fraction is {fraction}; it must be between 0 (one token) and 1 (all)."
-            )
-        self.fraction = fraction
 
     def choose_one(self, view: ContextView, deterministic: bool) -> np.ndarray:
         mask_L = np.zeros_like(view.maskable_L)
         places = np.flatnonzero(view.maskable_L)
-        length = view.budget
-        if self.fraction is not None:
-            length = min(length, max(1, round(self.fraction * len(places))))
-        if length > 0:
-            start = int(self._rng.integers(len(places) - length + 1))
-            mask_L[places[start : start + length]] = True
+        if view.budget > 0:
+            start = int(self._rng.integers(len(places) - view.budget + 1))
+            mask_L[places[start : start + view.budget]] = True
         return mask_L

@@ -17,24 +17,14 @@ class Scored(Strategy):
 
     Args:
         words: mask whole words, by the mean score of their tokens.
-        sample: draw without replacement, tokens weighing ``exp(score / temperature)``, instead of
-            taking the highest scores. Ties of the highest scores are broken at random.
-        temperature: of the draw.
+        sample: draw without replacement, tokens weighing ``exp(score)``, instead of taking the
+            highest scores. Ties of the highest scores are broken at random.
         seed: of the draws and the ties.
     """
 
-    def __init__(
-        self,
-        *,
-        words: bool = False,
-        sample: bool = False,
-        temperature: float = 1.0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, *, words: bool = False, sample: bool = False, seed: int = 0) -> None:
         super().__init__(seed)
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0.")
-        self.words, self.sample, self.temperature = words, sample, temperature
+        self.words, self.sample = words, sample
 
     def scores(self, batch: Batch) -> np.ndarray:
         """A number per token, float (B, L); ``-inf`` where a token must stay."""
@@ -50,7 +40,7 @@ class Scored(Strategy):
             return highest(batch, scores_BL)
         draws_BL = uniform_draws(batch, self._rng)
         if self.sample:
-            return highest(batch, scores_BL / self.temperature + gumbel(draws_BL))
+            return highest(batch, scores_BL + gumbel(draws_BL))
         return highest(batch, scores_BL, ties_BL=draws_BL)
 
     def _choose_words(self, batch: Batch, scores_BL: np.ndarray, deterministic: bool) -> np.ndarray:
@@ -67,7 +57,7 @@ class Scored(Strategy):
             return np.argsort(-scores, kind="stable")
         draws = self._rng.random(len(scores))
         if self.sample:
-            return np.argsort(-(scores / self.temperature + gumbel(draws)))
+            return np.argsort(-(scores + gumbel(draws)))
         return np.lexsort((draws, -scores))
 
 
@@ -103,10 +93,9 @@ class Table(Scored):
         *,
         words: bool = False,
         sample: bool = False,
-        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(words=words, sample=sample, temperature=temperature, seed=seed)
+        super().__init__(words=words, sample=sample, seed=seed)
         self.table_V = np.asarray(table_V, float)
 
     def scores(self, batch: Batch) -> np.ndarray:
@@ -172,10 +161,9 @@ class ByFunction(Scored):
         *,
         words: bool = False,
         sample: bool = False,
-        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(words=words, sample=sample, temperature=temperature, seed=seed)
+        super().__init__(words=words, sample=sample, seed=seed)
         self.function = function
 
     def scores(self, batch: Batch) -> np.ndarray:
@@ -198,7 +186,6 @@ class Keywords(Scored):
         idf: inverse document frequency of each word (tuple of token ids).
         unseen: idf of a word that is not in ``idf``.
         sample: see ``Scored``.
-        temperature: see ``Scored``.
         seed: of the draws and the ties.
     """
 
@@ -208,10 +195,9 @@ class Keywords(Scored):
         unseen: float,
         *,
         sample: bool = False,
-        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(words=True, sample=sample, temperature=temperature, seed=seed)
+        super().__init__(words=True, sample=sample, seed=seed)
         self.idf, self.unseen = idf, unseen
 
     def scores(self, batch: Batch) -> np.ndarray:

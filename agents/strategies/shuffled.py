@@ -24,6 +24,9 @@ import numpy as np
 from agents.strategies.base import Batch, Observation, Strategy
 from agents.strategies.schedules import Masks
 
+ROUNDS = 50
+"""Of the proportional fitting."""
+
 
 class _Rates(NamedTuple):
     """Weights of token ids and where they are known, (V,); the weight of all others; the part of a
@@ -45,25 +48,14 @@ class ShuffledPolicy(Strategy):
         policy: a learned policy or any strategy.
         observation: contexts to measure it on, entries (B, L). Without ``context_id``, or with
             something to mask in one context alone (a warning), all serve for all.
-        deterministic: how the policy is asked for its masks.
-        draws: how often, for a policy that draws.
         seed: of the draws.
     """
 
-    def __init__(
-        self,
-        policy: Masks,
-        observation: Observation,
-        *,
-        deterministic: bool = True,
-        draws: int = 1,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, policy: Masks, observation: Observation, *, seed: int = 0) -> None:
         super().__init__(seed)
         batch = Batch.of(observation)
-        masks = [policy.predict(observation, deterministic=deterministic)[0] for _ in range(draws)]
-        masked_BL = np.mean(np.stack(masks), axis=0).reshape(batch.maskable_BL.shape)
-        masked_BL *= batch.maskable_BL
+        masks, _ = policy.predict(observation, deterministic=True)
+        masked_BL = np.reshape(masks, batch.maskable_BL.shape).astype(float) * batch.maskable_BL
         full_B = batch.maskable_BL.any(1)
         if not full_B.any():
             raise ValueError("The contexts to measure the policy on hold no token to mask.")
@@ -108,8 +100,8 @@ def _context_ids(batch: Batch) -> np.ndarray:
     return ids_B.astype(np.int64)
 
 
-def _measure(batch: Batch, masked_BL: np.ndarray, rows_B: np.ndarray, rounds: int = 50) -> _Rates:
-    """Of the policy's masks, or shares of draws, in some of the contexts."""
+def _measure(batch: Batch, masked_BL: np.ndarray, rows_B: np.ndarray) -> _Rates:
+    """Of the policy's masks in some of the contexts."""
     maskable_RL, masked_RL = batch.maskable_BL[rows_B], masked_BL[rows_B]
     ids_RL = np.where(maskable_RL, batch.input_ids_BL[rows_B], 0)
     ids = ids_RL[maskable_RL]
@@ -117,7 +109,7 @@ def _measure(batch: Batch, masked_BL: np.ndarray, rows_B: np.ndarray, rounds: in
     target_V = np.bincount(ids, weights=masked_RL[maskable_RL])
     weight_V = target_V / np.maximum(seen_V, 1)
     size_R = masked_RL.sum(1)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         chance_RL = inclusion(weight_V[ids_RL] * maskable_RL, size_R)
         reached_V = np.bincount(ids, weights=chance_RL[maskable_RL])
         weight_V *= np.where(reached_V > 0, target_V / np.maximum(reached_V, 1e-12), 1.0)

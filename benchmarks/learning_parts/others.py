@@ -42,7 +42,7 @@ STRATEGIES = ("random", "whole_word", "span", "idf", "common", "rare", "pmi")
 def describe(field: Field, seed: int) -> TokenFeatures:
     """The default agent's description of tokens, to be fitted on the first episode."""
     world: Any = field.training.world
-    return TokenFeatures(field.training.states, AgentSettings.DEFAULT, world.vocab_size, seed)
+    return TokenFeatures(field.training.states, AgentSettings(), world.vocab_size, seed)
 
 
 class Described(gym.ObservationWrapper[Any, Any, Any]):
@@ -80,7 +80,7 @@ class PerToken(BaseFeaturesExtractor):
     def __init__(self, space: gym.spaces.Dict) -> None:
         length, size = space["phi"].shape  # type: ignore[misc]
         super().__init__(space, features_dim=length)
-        width = AgentSettings.DEFAULT.head_width
+        width = AgentSettings().head_width
         self.net = nn.Sequential(nn.Linear(size + 1, width), nn.GELU(), nn.Linear(width, 1))
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:

@@ -21,13 +21,13 @@ class Ours:
     """``MaskingActorCritic``.
 
     Attributes:
-        settings: of the agent.
+        settings: of the agent, if not the default ones.
         references: of the environment, besides the opponent.
         paired: whether agent and references share their seeds.
         finetune_seeds: averaged into a score, instead of the setting's.
     """
 
-    settings: AgentSettings = AgentSettings.DEFAULT
+    settings: AgentSettings | None = None
     references: tuple[str, ...] = ("random",)
     paired: bool = True
     finetune_seeds: int | None = None

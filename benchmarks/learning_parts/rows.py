@@ -10,7 +10,7 @@ from learning_parts.field import Field
 from learning_parts.others import Bandit, Library, RandomSearch
 from learning_parts.ours import After, Ours
 
-DEFAULT = AgentSettings.DEFAULT
+DEFAULT = AgentSettings()
 PAPER = replace(AgentSettings.PAPER, replay_start=500)
 """With the value that the paper uses for classification."""
 
