@@ -9,11 +9,12 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import Executor
+from envs.episode import Episode
 from envs.masking_env import MaskingEnv
 from envs.references import Policy, UniformRandom
+from envs.spaces import Observation
 from envs.world import World
 
-Observation = dict[str, np.ndarray]
 Reading = Callable[[np.ndarray, Observation], tuple[np.ndarray, int, int]]
 """Bits, bool (L,), and what they answer -> the fragment, bits dropped, bits over the budget."""
 
@@ -61,13 +62,15 @@ class FragmentMaskingEnv(MaskingEnv):
     def _random(self) -> Policy:
         return RandomFragment()
 
-    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
-        read = self._read(action, spaces.observation_row(self._batch, row))
-        mask, dropped, over = super()._allowed(read[0], row)
+    def _allowed(
+        self, episode: Episode, action: np.ndarray, row: int
+    ) -> tuple[np.ndarray, int, int]:
+        read = self._read(action, episode.observation(row))
+        mask, dropped, over = super()._allowed(episode, read[0], row)
         return mask, dropped + read[1], over + read[2]
 
-    def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
-        return super()._reference_masks(name, _AsFragments(policy, self._read))
+    def _reference_masks(self, episode: Episode, name: str, policy: Any) -> np.ndarray:
+        return super()._reference_masks(episode, name, _AsFragments(policy, self._read))
 
     def _read(self, mask: np.ndarray, observation: Observation) -> tuple[np.ndarray, int, int]:
         return self._reading(spaces.as_mask(mask, self.world.max_length), observation)

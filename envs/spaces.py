@@ -12,6 +12,9 @@ from gymnasium import spaces
 
 from envs.text.corpus import Context
 
+Observation = dict[str, np.ndarray]
+"""The entries of ``observation_space``; those of several contexts have a leading B."""
+
 _INT32_MAX = np.iinfo(np.int32).max
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -184,9 +185,4 @@ def evaluate(
 def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:
     if deal.informative is None:
         return {}
-    masks = job.masks or []
-    masked = sum(int(mask.sum()) for mask in masks)
-    if not masked:
-        return {INFORMATIVE: float("nan")}
-    pairs = zip(masks, deal.informative, strict=True)
-    return {INFORMATIVE: sum(int((mask & best).sum()) for mask, best in pairs) / masked}
+    return {INFORMATIVE: math.nan if job.masks is None else deal.informative_share(job.masks)}
