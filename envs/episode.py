@@ -44,8 +44,8 @@ class Episode:
         self._batch = spaces.pad_contexts(
             self.deal.contexts,
             self.deal.context_ids,
+            world.tokenizer,
             length=world.max_length,
-            pad_id=world.tokenizer.pad_token_id,
             budget=budget,
         )
         self.masks: list[np.ndarray] = []
@@ -77,13 +77,9 @@ class Episode:
         self, masks_BL: np.ndarray | None, settings: AdaptationSettings, keep: bool = False
     ) -> ScoreJob:
         """The score job of masks, int8 (B, L); ``None`` leaves further pre-training out."""
-        masks = None
-        if masks_BL is not None:
-            pairs = zip(masks_BL, self.deal.contexts, strict=True)
-            masks = [mask[: len(context)].astype(bool) for mask, context in pairs]
         return ScoreJob(
             contexts=self.deal.contexts,
-            masks=masks,
+            masks=None if masks_BL is None else spaces.cut(masks_BL, self.deal.contexts),
             train=self.deal.train,
             score=self.deal.score,
             settings=settings,

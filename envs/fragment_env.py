@@ -11,7 +11,7 @@ from envs import spaces
 from envs.adaptation.jobs import Executor
 from envs.episode import Episode
 from envs.masking_env import MaskingEnv
-from envs.references import Policy, UniformRandom
+from envs.references import Policy, UniformRandom, reseed
 from envs.spaces import Observation
 from envs.world import World
 
@@ -131,9 +131,7 @@ class _AsFragments:
         self._policy, self._reading = policy, reading
 
     def seed(self, seed: int) -> None:
-        reseed = getattr(self._policy, "seed", None)
-        if callable(reseed):
-            reseed(seed)
+        reseed(self._policy, seed)
 
     def predict(self, observation: Observation, **options: Any) -> tuple[np.ndarray, Any]:
         masks_BL, state = self._policy.predict(observation, **options)

@@ -102,10 +102,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         continual_reset_every: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if not 0 < budget <= 1:
-            raise ValueError(
-                f"The mask budget is {budget}; it is a share of the tokens, above 0 and at most 1."
-            )
+        spaces.check_budget(budget)
         if continual_reset_every is not None and continual_reset_every < 1:
             raise ValueError(f"continual_reset_every is {continual_reset_every}; give 1 or more.")
         if render_mode not in (None, *self.metadata["render_modes"]):

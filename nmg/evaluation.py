@@ -12,7 +12,7 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import AdaptationSettings, Executor, Score, ScoreJob
-from envs.references import Policy
+from envs.references import Policy, reseed
 from envs.text.corpus import Context
 from envs.world import Deal, World
 
@@ -108,11 +108,7 @@ def masking_job(
 def observe(world: World, deal: Deal, budget: float) -> dict[str, np.ndarray]:
     """All contexts of a deal as observations with a leading B."""
     return spaces.pad_contexts(
-        deal.contexts,
-        deal.context_ids,
-        length=world.max_length,
-        pad_id=int(world.tokenizer.pad_token_id or 0),
-        budget=budget,
+        deal.contexts, deal.context_ids, world.tokenizer, length=world.max_length, budget=budget
     )
 
 
@@ -120,17 +116,10 @@ def _policy_masks(
     world: World, deal: Deal, policy: Policy, budget: float, seed: np.random.SeedSequence
 ) -> list[np.ndarray]:
     observation = observe(world, deal, budget)
-    reseed = getattr(policy, "seed", None)
-    if callable(reseed):
-        reseed(int(seed.generate_state(1)[0]))
-    masks_BL, _ = policy.predict(observation, deterministic=False)
-    rng = np.random.default_rng(seed)
-    masks = []
-    for row, context in enumerate(deal.contexts):
-        one = spaces.observation_row(observation, row)
-        allowed, _, _ = spaces.allowed_mask(masks_BL[row], one, rng)
-        masks.append(allowed[: len(context)].astype(bool))
-    return masks
+    reseed(policy, int(seed.generate_state(1)[0]))
+    chosen_BL, _ = policy.predict(observation, deterministic=False)
+    masks_BL = spaces.allowed_masks(chosen_BL, observation, np.random.default_rng(seed))
+    return spaces.cut(masks_BL, deal.contexts)
 
 
 def evaluate(

@@ -252,8 +252,7 @@ def test_an_adversary_has_an_untrained_control(folder, tmp_path):
     observation = pad_contexts(
         build_corpus(SENTENCES, lm.tokenizer, 40).contexts,
         np.arange(len(SENTENCES)),
-        length=42,
-        pad_id=0,
+        lm.tokenizer,
         budget=0.2,
     )
     found = controls("x", tmp_path / "policy", loaded, states, len(lm.tokenizer), observation)
