@@ -18,9 +18,9 @@ from envs import spaces
 from envs.adaptation.jobs import Progress
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
+from envs.models.masked_batch import corrupted, labelled
 from envs.references import Policy, reseed
 from envs.text.corpus import Corpus
-from envs.text.corruption import IGNORE, corrupt
 
 WARM_UP = 0.06
 """Share of the steps in which the learning rate rises; then it falls to zero."""
@@ -30,7 +30,7 @@ Watch = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True)
-class AdaptingSettings:
+class PretrainingSettings:
     """How a language model is further pre-trained."""
 
     epochs: int = 3
@@ -66,11 +66,11 @@ class AdaptingSettings:
         return self.epochs * -(-contexts // self.batch)
 
 
-def adapt(
+def further_pretrain(
     lm: LanguageModel,
     corpus: Corpus,
     policy: Policy,
-    settings: AdaptingSettings,
+    settings: PretrainingSettings,
     *,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -125,25 +125,16 @@ def _step(
     optimizer: Any,
     observation: dict[str, np.ndarray],
     masks_BL: np.ndarray,
-    settings: AdaptingSettings,
+    settings: PretrainingSettings,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """One gradient step; the loss at each masked token, (B, L), 0 elsewhere."""
     real_BL = observation["attention_mask"].astype(bool)
-    corrupted_BL, labels_BL = corrupt(
-        observation["input_ids"],
-        masks_BL,
-        mask_token_id=lm.mask_token_id,
-        vocab_size=len(lm.tokenizer),
-        special_ids=lm.tokenizer.all_special_ids,
-        rule=settings.corruption,
-        rng=rng,
-    )
-    sequences = [ids[real] for ids, real in zip(corrupted_BL, real_BL, strict=True)]
-    labels_T = labels_BL[real_BL]
-    positions = np.flatnonzero(labels_T != IGNORE)
+    ids_BL, labels_BL = corrupted(lm, observation["input_ids"], masks_BL, settings.corruption, rng)
+    sequences = [ids[real] for ids, real in zip(ids_BL, real_BL, strict=True)]
+    positions, targets = labelled(labels_BL[real_BL])
     lm.model.train()
-    losses_M = lm.masked_losses(sequences, positions, labels_T[positions])
+    losses_M = lm.masked_losses(sequences, positions, targets)
     descend(lm.flat, optimizer, losses_M.mean(), settings.clip)
     losses_BL = np.zeros(masks_BL.shape, np.float32)
     losses_BL[masks_BL] = losses_M.detach().cpu().numpy()
