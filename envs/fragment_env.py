@@ -9,6 +9,7 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import Executor
+from envs.adaptation.mass import fragment_of_length
 from envs.episode import Episode
 from envs.masking_env import MaskingEnv
 from envs.references import Policy, UniformRandom, reseed
@@ -117,10 +118,7 @@ class RandomFragment(UniformRandom):
         masks_BL = np.zeros(maskable_BL.shape, np.int8)
         budgets = np.asarray(observation["budget"]).reshape(-1).tolist()
         for mask_L, maskable_L, budget in zip(masks_BL, maskable_BL, budgets, strict=True):
-            places = np.flatnonzero(maskable_L)
-            length = min(budget, len(places))
-            start = int(self._rng.integers(len(places) - length + 1))
-            mask_L[places[start : start + length]] = 1
+            mask_L[:] = fragment_of_length(maskable_L, budget, self._rng)
         return masks_BL.reshape(np.shape(observation["input_ids"])), state
 
 
