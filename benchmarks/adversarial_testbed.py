@@ -19,7 +19,7 @@ from agents.adversarial import AdversarialMasking, AdversarySettings
 from agents.mask_statistics import MaskStatistics
 from agents.strategies import make_strategy
 from agents.strategies.counts import token_counts
-from envs.adaptation.adapting import AdaptingSettings, adapt
+from envs.further_pretraining import PretrainingSettings, further_pretrain
 from envs.references import UniformRandom
 from envs.testbed import Testbed, best_mask, build_testbed
 from envs.text.corpus import Corpus
@@ -38,11 +38,11 @@ def learn(bed: Testbed, adversary: AdversarialMasking, deals: int, seed: int) ->
             deal = bed.world.deal(seed_of(seed, "adversary", number))
             lm.restore(before)
             statistics = MaskStatistics(token_counts(deal.contexts, bed.world.vocab_size))
-            losses = adapt(
+            losses = further_pretrain(
                 lm,
                 Corpus(deal.contexts, bed.world.tokenizer),
                 adversary,
-                AdaptingSettings(
+                PretrainingSettings(
                     epochs=settings.pretrain_epochs,
                     batch=16,
                     lr=settings.pretrain_lr,

@@ -9,11 +9,13 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import Executor
+from envs.adaptation.mass import fragment_of_length
+from envs.episode import Episode
 from envs.masking_env import MaskingEnv
-from envs.references import Policy, UniformRandom
+from envs.references import Policy, UniformRandom, reseed
+from envs.spaces import Observation
 from envs.world import World
 
-Observation = dict[str, np.ndarray]
 Reading = Callable[[np.ndarray, Observation], tuple[np.ndarray, int, int]]
 """Bits, bool (L,), and what they answer -> the fragment, bits dropped, bits over the budget."""
 
@@ -61,13 +63,15 @@ class FragmentMaskingEnv(MaskingEnv):
     def _random(self) -> Policy:
         return RandomFragment()
 
-    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
-        read = self._read(action, spaces.observation_row(self._batch, row))
-        mask, dropped, over = super()._allowed(read[0], row)
+    def _allowed(
+        self, episode: Episode, action: np.ndarray, row: int
+    ) -> tuple[np.ndarray, int, int]:
+        read = self._read(action, episode.observation(row))
+        mask, dropped, over = super()._allowed(episode, read[0], row)
         return mask, dropped + read[1], over + read[2]
 
-    def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
-        return super()._reference_masks(name, _AsFragments(policy, self._read))
+    def _reference_masks(self, episode: Episode, name: str, policy: Any) -> np.ndarray:
+        return super()._reference_masks(episode, name, _AsFragments(policy, self._read))
 
     def _read(self, mask: np.ndarray, observation: Observation) -> tuple[np.ndarray, int, int]:
         return self._reading(spaces.as_mask(mask, self.world.max_length), observation)
@@ -114,10 +118,7 @@ class RandomFragment(UniformRandom):
         masks_BL = np.zeros(maskable_BL.shape, np.int8)
         budgets = np.asarray(observation["budget"]).reshape(-1).tolist()
         for mask_L, maskable_L, budget in zip(masks_BL, maskable_BL, budgets, strict=True):
-            places = np.flatnonzero(maskable_L)
-            length = min(budget, len(places))
-            start = int(self._rng.integers(len(places) - length + 1))
-            mask_L[places[start : start + length]] = 1
+            mask_L[:] = fragment_of_length(maskable_L, budget, self._rng)
         return masks_BL.reshape(np.shape(observation["input_ids"])), state
 
 
@@ -128,9 +129,7 @@ class _AsFragments:
         self._policy, self._reading = policy, reading
 
     def seed(self, seed: int) -> None:
-        reseed = getattr(self._policy, "seed", None)
-        if callable(reseed):
-            reseed(seed)
+        reseed(self._policy, seed)
 
     def predict(self, observation: Observation, **options: Any) -> tuple[np.ndarray, Any]:
         masks_BL, state = self._policy.predict(observation, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future
 from types import MappingProxyType
@@ -13,28 +12,19 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import BASE, AdaptationSettings, Executor, Score, ScoreJob
-from envs.early import start_early
+from envs.episode import Episode
 from envs.references import (
     NONE,
     Policy,
+    Reference,
     UniformRandom,
     reference_masks,
     resolve_references,
 )
 from envs.rendering import masked_text
 from envs.reward import AGENT, Reward, compares, resolve_reward
-from envs.world import Deal, World
-
-Observation = dict[str, np.ndarray]
-
-
-def episode_seed(run: int, episode: int, role: str, *index: int) -> np.random.SeedSequence:
-    """Seed of one role (``deal``, ``score``, ``reference/random``...) in an episode of a run.
-
-    It depends on nothing but its arguments, so episodes can be played in any order, and what one
-    role draws never moves what another one gets.
-    """
-    return np.random.SeedSequence(run, spawn_key=(episode, zlib.crc32(role.encode()), *index))
+from envs.spaces import Observation
+from envs.world import World
 
 
 class RenderModeError(ValueError, TypeError):
@@ -112,10 +102,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         continual_reset_every: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if not 0 < budget <= 1:
-            raise ValueError(
-                f"The mask budget is {budget}; it is a share of the tokens, above 0 and at most 1."
-            )
+        spaces.check_budget(budget)
         if continual_reset_every is not None and continual_reset_every < 1:
             raise ValueError(f"continual_reset_every is {continual_reset_every}; give 1 or more.")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -148,16 +135,14 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         self.run_seed: int | None = None
         self.episode_index = -1
         self.weights = BASE
-        self._deal: Deal | None = None
-        self._masks: list[np.ndarray] = []
-        self._dropped = self._over_budget = 0
+        self._episode: Episode | None = None
         self._pending: dict[str, tuple[np.ndarray, Future[Score]]] = {}
 
     @property
     def contexts_per_episode(self) -> int:
         """B: steps of an episode."""
-        deal = self._deal or self.world.deal(np.random.SeedSequence(0))
-        return len(deal.contexts)
+        known = self._episode.deal if self._episode else self.world.deal(np.random.SeedSequence(0))
+        return len(known.contexts)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -174,41 +159,32 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         if self.continual_reset_every and self.episode_index % self.continual_reset_every == 0:
             self.weights = BASE
         self.weights = wanted.get("weights", self.weights)
-
-        self._deal = self.world.deal(self._seed("deal"))
-        self._batch = spaces.pad_contexts(
-            self._deal.contexts,
-            self._deal.context_ids,
-            length=self.world.max_length,
-            pad_id=self.world.tokenizer.pad_token_id,
-            budget=self.budget,
-        )
-        self._masks = []
-        self._dropped = self._over_budget = 0
+        self._episode = self._begin(self.episode_index)
         self._show()
-        return self._observation(), {"episode_index": self.episode_index}
+        return self._episode.observation(), {"episode_index": self.episode_index}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        deal = self._running()
-        mask, dropped, over = self._allowed(action, len(self._masks))
-        self.submit_references()
+        episode = self._running()
+        mask, dropped, over = self._allowed(episode, action, len(episode.masks))
+        self._submit_references(episode)
         job = None
-        if len(self._masks) + 1 == len(deal.contexts):
-            job = self._submit_agent(deal, np.stack([*self._masks, mask]))
+        if episode.left == 1:
+            masks_BL = np.stack([*episode.masks, mask])
+            job = episode.job(masks_BL, self.settings, keep=self.continual)
+            self._pending[AGENT] = masks_BL, self.executor.submit(job)
         # Only now: a step whose jobs could not be submitted was not taken, and can be repeated.
-        self._masks.append(mask)
-        self._dropped += dropped
-        self._over_budget += over
+        episode.masks.append(mask)
+        episode.dropped += dropped
+        episode.over_budget += over
         self._show()
         if job is None:
-            return self._observation(), 0.0, False, False, {"episode_index": self.episode_index}
-        reward, info = self._finish(deal, job)
-        return self._observation(), reward, True, False, info
+            return episode.observation(), 0.0, False, False, {"episode_index": self.episode_index}
+        reward, info = self._finish(episode, job)
+        return episode.observation(), reward, True, False, info
 
     def observe_episode(self) -> Observation:
         """All observations of the episode at once, with a leading B, in fresh arrays."""
-        self._running()
-        return self._observations()
+        return self._running().observations()
 
     def step_episode(
         self, masks_BL: np.ndarray
@@ -218,12 +194,13 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         Raises:
             ValueError: if there is not one mask for each context that is left. None is taken then.
         """
-        taken = len(self._masks)
-        left = len(self._running().contexts) - taken
-        if len(masks_BL) != left:
-            raise ValueError(f"{left} contexts are left to mask, got {len(masks_BL)} masks.")
-        for row, mask_L in enumerate(masks_BL, start=taken):
-            self._allowed(mask_L, row)  # all are looked at before the first is played
+        episode = self._running()
+        if len(masks_BL) != episode.left:
+            raise ValueError(
+                f"{episode.left} contexts are left to mask, got {len(masks_BL)} masks."
+            )
+        for row, mask_L in enumerate(masks_BL, start=len(episode.masks)):
+            self._allowed(episode, mask_L, row)  # all are looked at before the first is played
         for mask_L in masks_BL:
             result = self.step(mask_L)
         return result
@@ -242,47 +219,49 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
     def close(self) -> None:
         self._drop_pending()
 
-    def _seed(self, role: str, *index: int) -> np.random.SeedSequence:
+    def _begin(self, index: int) -> Episode:
         run = 0 if self.run_seed is None else self.run_seed
-        return episode_seed(run, self.episode_index, role, *index)
+        return Episode(self.world, run, index, budget=self.budget, weights=self.weights)
 
-    def _int_seed(self, role: str) -> int:
-        return int(self._seed(role).generate_state(1)[0])
-
-    def _running(self) -> Deal:
-        if self._deal is None or len(self._masks) == len(self._deal.contexts):
+    def _running(self) -> Episode:
+        if self._episode is None or not self._episode.left:
             raise gym.error.ResetNeeded("The episode is over or not begun: call reset first.")
-        return self._deal
+        return self._episode
 
-    def _observations(self) -> Observation:
-        return {name: values.copy() for name, values in self._batch.items()}
-
-    def _observation(self) -> Observation:
-        return spaces.observation_row(
-            self._batch, min(len(self._masks), len(self._batch["input_ids"]) - 1)
-        )
-
-    def _allowed(self, action: np.ndarray, row: int) -> tuple[np.ndarray, int, int]:
+    def _allowed(
+        self, episode: Episode, action: np.ndarray, row: int
+    ) -> tuple[np.ndarray, int, int]:
         """The mask (L,) int8 that an action for a context is, bits dropped, bits over budget."""
-        rng = np.random.default_rng(self._seed("over budget", row))
-        return spaces.allowed_mask(action, spaces.observation_row(self._batch, row), rng)
+        rng = np.random.default_rng(episode.seed("over budget", row))
+        return spaces.allowed_mask(action, episode.observation(row), rng)
 
-    def submit_references(self) -> None:
+    def _submit_references(self, episode: Episode) -> None:
         """Once an episode, and early, so that their jobs overlap with the agent's choices."""
-        deal = self._deal
-        if deal is None:
-            raise gym.error.ResetNeeded("There is no episode yet: call reset first.")
         self._check_references()  # a reset that came of itself was before they were replaced
         for name, policy in self.references.items():
-            if name in self._pending:
-                continue
-            if policy == NONE:
-                masks = np.zeros(self._batch["input_ids"].shape, np.int8)
-                job = self._job(deal, None)
-            else:
-                masks = self._reference_masks(name, policy)
-                job = self._job(deal, masks)
-            self._pending[name] = masks, self.executor.submit(job)
+            if name not in self._pending:
+                masks, job = self._reference(episode, name, policy)
+                self._pending[name] = masks, self.executor.submit(job)
+
+    def _foresee_references(self) -> None:
+        """Announce the next episode's jobs that wait for no learner's masks.
+
+        Three jobs an episode (player, opponent, random) leave one of two workers idle a quarter of
+        the time. An executor with a method ``foresee(job)`` may run what it is told of and find it
+        again by content when the job is submitted; results cannot depend on it. In continual mode
+        the weights of the next episode are not known yet.
+        """
+        foresee = getattr(self.executor, "foresee", None)
+        fixed = {
+            name: policy
+            for name, policy in self.references.items()
+            if policy == NONE or isinstance(policy, UniformRandom)
+        }
+        if foresee is None or self.continual or not fixed:
+            return
+        following = self._begin(self.episode_index + 1)
+        for name, policy in fixed.items():
+            foresee(self._reference(following, name, policy)[1])
 
     def _random(self) -> Policy:
         """What the word "random" stands for among the references."""
@@ -297,39 +276,28 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
                 '{"random": "random"}, or a reward that does without, a callable.'
             )
 
-    def _reference_masks(self, name: str, policy: Any) -> np.ndarray:
+    def _reference(
+        self, episode: Episode, name: str, policy: Reference
+    ) -> tuple[np.ndarray, ScoreJob]:
+        """The masks (B, L) int8 of a reference, and its job."""
+        if policy == NONE:
+            shape = len(episode.deal.contexts), self.world.max_length
+            return np.zeros(shape, np.int8), episode.job(None, self.settings)
+        masks_BL = self._reference_masks(episode, name, policy)
+        return masks_BL, episode.job(masks_BL, self.settings)
+
+    def _reference_masks(self, episode: Episode, name: str, policy: Any) -> np.ndarray:
         role = f"reference/{name}"
-        raw_BL = reference_masks(policy, self._observations(), self._int_seed(role))
+        raw_BL = reference_masks(policy, episode.observations(), episode.int_seed(role))
         rows = []
         for row, mask_L in enumerate(raw_BL):
-            rng = np.random.default_rng(self._seed(role, row))
-            observation = spaces.observation_row(self._batch, row)
-            rows.append(spaces.allowed_mask(mask_L, observation, rng)[0])
+            rng = np.random.default_rng(episode.seed(role, row))
+            rows.append(spaces.allowed_mask(mask_L, episode.observation(row), rng)[0])
         return np.stack(rows)
 
-    def _job(self, deal: Deal, masks_BL: np.ndarray | None, keep: bool = False) -> ScoreJob:
-        masks = None
-        if masks_BL is not None:
-            pairs = zip(masks_BL, deal.contexts, strict=True)
-            masks = [mask[: len(context)].astype(bool) for mask, context in pairs]
-        return ScoreJob(
-            contexts=deal.contexts,
-            masks=masks,
-            train=deal.train,
-            score=deal.score,
-            settings=self.settings,
-            seed=self._int_seed("score"),
-            weights=self.weights,
-            keep_weights=keep,
-        )
-
-    def _submit_agent(self, deal: Deal, masks_BL: np.ndarray) -> ScoreJob:
-        job = self._job(deal, masks_BL, keep=self.continual)
-        self._pending[AGENT] = masks_BL, self.executor.submit(job)
-        return job
-
-    def _finish(self, deal: Deal, job: ScoreJob) -> tuple[float, dict[str, Any]]:
-        start_early(self)
+    def _finish(self, episode: Episode, job: ScoreJob) -> tuple[float, dict[str, Any]]:
+        self._foresee_references()
+        deal = episode.deal
         results = {AGENT: self._pending[AGENT], **self._pending}  # the agent's first
         scores = {name: future.result() for name, (_, future) in results.items()}
         masks = {name: values for name, (values, _) in results.items()}
@@ -342,11 +310,15 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             "scores": {name: dict(score.metrics) for name, score in scores.items()},
             "cost": {name: dict(score.cost) for name, score in scores.items()},
             "context_ids": np.array(deal.context_ids, np.int32),
-            "mask/dropped": self._dropped,
-            "mask/over_budget": self._over_budget,
+            "mask/dropped": episode.dropped,
+            "mask/over_budget": episode.over_budget,
         }
         if deal.informative is not None:
-            info["informative_share"] = _informative_share(masks, deal)
+            info["informative_share"] = {
+                name: deal.informative_share(masks_BL)
+                for name, masks_BL in masks.items()
+                if masks_BL.any()
+            }
         return float(self.reward(scores, list(self.references))), info
 
     def _drop_pending(self) -> None:
@@ -359,12 +331,11 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             self.render()
 
     def _text(self) -> str:
-        if self._deal is None:
+        if self._episode is None:
             raise gym.error.ResetNeeded("There is no episode to show: call reset first.")
-        row = max(0, len(self._masks) - 1)
-        context = self._deal.contexts[row]
-        mask = self._masks[row] if self._masks else np.zeros(self.world.max_length, np.int8)
-        return masked_text(context, mask, self.world.tokenizer)
+        masks = self._episode.masks or [np.zeros(self.world.max_length, np.int8)]
+        context = self._episode.deal.contexts[len(masks) - 1]
+        return masked_text(context, masks[-1], self.world.tokenizer)
 
 
 def _known(options: Mapping[str, Any], continual: bool) -> Mapping[str, Any]:
@@ -382,16 +353,3 @@ def _known(options: Mapping[str, Any], continual: bool) -> Mapping[str, Any]:
             f"an environment made with continual=True. Any other starts from {BASE!r}."
         )
     return options
-
-
-def _informative_share(masks: Mapping[str, np.ndarray], deal: Deal) -> dict[str, float]:
-    """Share of the masked tokens that are informative; no entry where nothing is masked."""
-    shares = {}
-    for name, masks_BL in masks.items():
-        hits = sum(
-            int(mask[: len(best)][best].sum())
-            for mask, best in zip(masks_BL, deal.informative or (), strict=True)
-        )
-        if masks_BL.any():
-            shares[name] = hits / int(masks_BL.sum())
-    return shares

@@ -86,11 +86,21 @@ def resolve_references(
     return resolved
 
 
+def reseed(policy: Any, seed: int | np.random.Generator) -> None:
+    """Start a policy's own generator anew, if it has one.
+
+    Args:
+        policy: with or without a method ``seed(int)``.
+        seed: the seed, or what draws it; nothing is drawn for a policy without that method.
+    """
+    start = getattr(policy, "seed", None)
+    if callable(start):
+        start(int(seed.integers(2**31)) if isinstance(seed, np.random.Generator) else seed)
+
+
 def reference_masks(policy: Policy, observations: dict[str, np.ndarray], seed: int) -> np.ndarray:
     """Masks (B, L) of a policy for a whole episode, the same for the same seed."""
-    reseed = getattr(policy, "seed", None)
-    if callable(reseed):
-        reseed(seed)
+    reseed(policy, seed)
     # Seeds GPUs too; what is not in use yet has no state to put back.
     used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=used):

@@ -6,11 +6,18 @@ B contexts in a batch, L tokens in a padded context.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from gymnasium import spaces
 
 from envs.text.corpus import Context
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Observation = dict[str, np.ndarray]
+"""The entries of ``observation_space``; those of several contexts have a leading B."""
 
 _INT32_MAX = np.iinfo(np.int32).max
 
@@ -34,6 +41,16 @@ def action_space(length: int) -> spaces.MultiBinary:
     return spaces.MultiBinary(length)
 
 
+def check_budget(budget: float) -> None:
+    """See that a budget is a share of the tokens.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not 0 < budget <= 1:
+        raise ValueError(f"budget is {budget}; it is a share of the tokens, above 0 and at most 1.")
+
+
 def token_budget(context: Context, share: float) -> int:
     """How many tokens of a context may be masked.
 
@@ -47,19 +64,19 @@ def token_budget(context: Context, share: float) -> int:
 def pad_contexts(
     contexts: Sequence[Context],
     context_ids: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    length: int,
-    pad_id: int,
     budget: float,
-) -> dict[str, np.ndarray]:
+    length: int | None = None,
+) -> Observation:
     """Observations of several contexts at once.
 
     Args:
         contexts: B contexts of at most ``length`` tokens.
         context_ids: shape (B,).
-        length: L.
-        pad_id: token id that fills the end of a row.
+        tokenizer: its pad token, or token 0 without one, fills the end of a row.
         budget: share of the real tokens that may be masked.
+        length: L; by default that of the longest context.
 
     Returns:
         The entries of ``observation_space``, each with a leading B: ``input_ids`` is (B, L),
@@ -68,9 +85,10 @@ def pad_contexts(
     Raises:
         ValueError: if a context is longer than ``length``.
     """
+    length = max(map(len, contexts)) if length is None else length
     shape = (len(contexts), length)
-    batch: dict[str, np.ndarray] = {
-        "input_ids": np.full(shape, pad_id, np.int32),
+    batch: Observation = {
+        "input_ids": np.full(shape, tokenizer.pad_token_id or 0, np.int32),
         "attention_mask": np.zeros(shape, np.int8),
         "word_ids": np.full(shape, -1, np.int32),
         "maskable": np.zeros(shape, np.int8),
@@ -92,7 +110,7 @@ def pad_contexts(
     return batch
 
 
-def observation_row(batch: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+def observation_row(batch: Observation, row: int) -> Observation:
     """One observation out of a batch, in fresh arrays."""
     return {name: values[row].copy() for name, values in batch.items()}
 
@@ -118,7 +136,7 @@ def as_mask(action: np.ndarray, length: int) -> np.ndarray:
 
 
 def allowed_mask(
-    mask: np.ndarray, observation: dict[str, np.ndarray], rng: np.random.Generator
+    mask: np.ndarray, observation: Observation, rng: np.random.Generator
 ) -> tuple[np.ndarray, int, int]:
     """The part of an action that the rules allow.
 
@@ -145,3 +163,20 @@ def allowed_mask(
     allowed = np.zeros(maskable.shape, np.int8)
     allowed[kept] = 1
     return allowed, dropped, over
+
+
+def allowed_masks(
+    masks_BL: np.ndarray, observation: Observation, rng: np.random.Generator
+) -> np.ndarray:
+    """The part of a policy's masks that the rules allow, bool (B, L); see ``allowed_mask``."""
+    rows = [
+        allowed_mask(mask_L, observation_row(observation, row), rng)[0]
+        for row, mask_L in enumerate(masks_BL)
+    ]
+    return np.stack(rows).astype(bool)
+
+
+def cut(masks_BL: np.ndarray, contexts: Sequence[Context]) -> list[np.ndarray]:
+    """Masks without padding: one for each context, bool (n,)."""
+    pairs = zip(masks_BL, contexts, strict=True)
+    return [mask_L[: len(context)].astype(bool) for mask_L, context in pairs]

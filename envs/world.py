@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -33,6 +34,17 @@ class Deal:
     train: Sequence[Feature]
     score: Sequence[Feature]
     informative: Sequence[np.ndarray] | None = None
+
+    def informative_share(self, masks: Sequence[np.ndarray] | np.ndarray) -> float:
+        """Share of the masked tokens that are informative; NaN where none is masked.
+
+        Args:
+            masks: one for each context, (n,) or padded to (L,).
+        """
+        pairs = zip(masks, self.informative or (), strict=True)
+        hits = sum(int(mask[: len(best)][best].sum()) for mask, best in pairs)
+        masked = sum(int(mask.sum()) for mask in masks)
+        return hits / masked if masked else math.nan
 
 
 class World(Protocol):

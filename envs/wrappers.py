@@ -7,7 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.masking_env import MaskingEnv, Observation
+from envs.masking_env import MaskingEnv
+from envs.spaces import Observation
 
 
 class TokenwiseMasking(gym.Wrapper[Any, Any, Any, Any]):

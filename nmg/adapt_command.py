@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from envs.adaptation.adapting import AdaptingSettings
 from envs.folders import check_output, whole_folder, write_text
+from envs.further_pretraining import PretrainingSettings
 from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.comparison import finite
 from nmg.limits import refuse_diverged
@@ -63,7 +63,7 @@ class AdaptConfig:
     """Everything ``nmg adapt`` can be told, besides corpus and masking."""
 
     data: ModelConfig = field(default_factory=ModelConfig)
-    training: AdaptingSettings = field(default_factory=AdaptingSettings)
+    training: PretrainingSettings = field(default_factory=PretrainingSettings)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from agents.adversarial import AdversarialMasking
-    from envs.adaptation.adapting import adapt
+    from envs.further_pretraining import further_pretrain
     from envs.models.loading import load_language_model
     from envs.models.prepare import masked_lm_quality
     from envs.models.runtime import tune_runtime
@@ -125,7 +125,9 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     diary = _Diary(corpus, len(lm.tokenizer), config.training)
     with progress_bar() as progress:
-        losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=diary)
+        losses = further_pretrain(
+            lm, corpus, policy, config.training, progress=progress, watch=diary
+        )
     after = masked_lm_quality(lm, held_out)
     refuse_diverged(after.loss, config.training.lr)
     logging.disable_progress_bar()
@@ -149,9 +151,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _forecast(
-    lm: LanguageModel, corpus: Corpus, policy: Any, settings: AdaptingSettings
+    lm: LanguageModel, corpus: Corpus, policy: Any, settings: PretrainingSettings
 ) -> Forecast:
-    from envs.adaptation.adapting import adapt
+    from envs.further_pretraining import further_pretrain
     from envs.text.corpus import Corpus
     from nmg.forecast import Forecast, seconds_a_step
 
@@ -160,7 +162,7 @@ def _forecast(
     def trial(steps: int, progress: Progress) -> None:
         some = Corpus(corpus.contexts[: steps * settings.batch], corpus.tokenizer)
         masking = copy.deepcopy(policy) if hasattr(policy, "feedback") else policy
-        adapt(lm, some, masking, replace(settings, epochs=1), progress=progress)
+        further_pretrain(lm, some, masking, replace(settings, epochs=1), progress=progress)
         lm.restore(weights)
 
     steps, tokens = settings.steps(len(corpus)), settings.epochs * sum(map(len, corpus))
@@ -224,7 +226,7 @@ def _saved_policy(folder: Path, data: ModelConfig) -> Any:
 class _Diary:
     """What the masks prefer, in each of some stretches of the training."""
 
-    def __init__(self, corpus: Corpus, vocab_size: int, settings: AdaptingSettings) -> None:
+    def __init__(self, corpus: Corpus, vocab_size: int, settings: PretrainingSettings) -> None:
         from agents.strategies.counts import token_counts
 
         self._counts_V = token_counts(corpus.contexts, vocab_size)

@@ -22,7 +22,8 @@ from agents.strategies import NoMask, make_strategy
 from agents.strategies.base import Batch
 from agents.strategies.schedules import Masks
 from agents.strategies.selection import highest, uniform_draws
-from envs.spaces import pad_contexts
+from envs.references import reseed
+from envs.spaces import check_budget, pad_contexts
 from envs.text.corpus import Context, special_marks
 from envs.text.corruption import corrupt
 from envs.text.words import WordIds
@@ -124,8 +125,8 @@ class MaskingCollator:
         observation = pad_contexts(
             contexts,
             np.array([self._number(context) for context in contexts]),
+            self.tokenizer,
             length=-(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of,
-            pad_id=self.tokenizer.pad_token_id,
             budget=self.budget,
         )
         input_ids, labels = corrupt(
@@ -153,8 +154,7 @@ class MaskingCollator:
 
     def _mask(self, observation: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """The policy's mask, bool (B, L), without what it must not mask."""
-        if hasattr(self.policy, "seed"):
-            self.policy.seed(int(rng.integers(2**31)))
+        reseed(self.policy, rng)
         mask_BL, _ = self.policy.predict(observation, deterministic=self.deterministic)
         chosen_BL = np.asarray(mask_BL, dtype=bool) & (observation["maskable"] > 0)
         if not chosen_BL.any():
@@ -231,8 +231,7 @@ def _check(tokenizer: PreTrainedTokenizerBase, budget: float, corruption: str) -
                 f"The tokenizer has no {part} token; add one with "
                 f"tokenizer.add_special_tokens({{'{part}_token': '<{part}>'}})."
             )
-    if not 0 < budget <= 1:
-        raise ValueError(f"budget is {budget}; it is a share of the tokens, in (0, 1].")
+    check_budget(budget)
     if corruption not in {"bert", "mask"}:
         raise ValueError(f"There is no corruption rule {corruption!r}; expected 'bert' or 'mask'.")
 

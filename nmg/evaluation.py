@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ import numpy as np
 
 from envs import spaces
 from envs.adaptation.jobs import AdaptationSettings, Executor, Score, ScoreJob
-from envs.references import Policy
+from envs.references import Policy, reseed
 from envs.text.corpus import Context
 from envs.world import Deal, World
 
@@ -107,11 +108,7 @@ def masking_job(
 def observe(world: World, deal: Deal, budget: float) -> dict[str, np.ndarray]:
     """All contexts of a deal as observations with a leading B."""
     return spaces.pad_contexts(
-        deal.contexts,
-        deal.context_ids,
-        length=world.max_length,
-        pad_id=int(world.tokenizer.pad_token_id or 0),
-        budget=budget,
+        deal.contexts, deal.context_ids, world.tokenizer, length=world.max_length, budget=budget
     )
 
 
@@ -119,17 +116,10 @@ def _policy_masks(
     world: World, deal: Deal, policy: Policy, budget: float, seed: np.random.SeedSequence
 ) -> list[np.ndarray]:
     observation = observe(world, deal, budget)
-    reseed = getattr(policy, "seed", None)
-    if callable(reseed):
-        reseed(int(seed.generate_state(1)[0]))
-    masks_BL, _ = policy.predict(observation, deterministic=False)
-    rng = np.random.default_rng(seed)
-    masks = []
-    for row, context in enumerate(deal.contexts):
-        one = spaces.observation_row(observation, row)
-        allowed, _, _ = spaces.allowed_mask(masks_BL[row], one, rng)
-        masks.append(allowed[: len(context)].astype(bool))
-    return masks
+    reseed(policy, int(seed.generate_state(1)[0]))
+    chosen_BL, _ = policy.predict(observation, deterministic=False)
+    masks_BL = spaces.allowed_masks(chosen_BL, observation, np.random.default_rng(seed))
+    return spaces.cut(masks_BL, deal.contexts)
 
 
 def evaluate(
@@ -184,9 +174,4 @@ def evaluate(
 def _informative(job: ScoreJob, deal: Deal) -> dict[str, float]:
     if deal.informative is None:
         return {}
-    masks = job.masks or []
-    masked = sum(int(mask.sum()) for mask in masks)
-    if not masked:
-        return {INFORMATIVE: float("nan")}
-    pairs = zip(masks, deal.informative, strict=True)
-    return {INFORMATIVE: sum(int((mask & best).sum()) for mask, best in pairs) / masked}
+    return {INFORMATIVE: math.nan if job.masks is None else deal.informative_share(job.masks)}

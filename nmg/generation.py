@@ -258,10 +258,8 @@ def _masks(material: Material, arm: Arm, visits: int, seed: int) -> list[np.ndar
     corpus = material.corpus
     rng = np.random.default_rng([seed, 2, zlib.crc32(arm.name.encode())])
     if arm.objective == "mass" and arm.placement != UNIFORM:
-        drawn = int(rng.integers(2**31))
         policy = material.policies.get(arm.placement) or _strategy(corpus, arm.placement)
-        policy.seed(drawn)
-        return _placed_fragments(corpus, policy, arm.k, visits)
+        return _placed_fragments(corpus, policy, arm.k, visits, rng)
     draw = random_fragment if arm.objective == "mass" else random_scattered
     return [draw(context.maskable, arm.k, rng) for _ in range(visits) for context in corpus]
 
@@ -277,25 +275,21 @@ def _strategy(corpus: Corpus, name: str) -> FragmentOf:
 
 
 def _placed_fragments(
-    corpus: Corpus, policy: FragmentOf, k: float, visits: int
+    corpus: Corpus, policy: FragmentOf, k: float, visits: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Fragments where a policy would mask most; it draws anew at each visit, if it draws."""
     from envs import spaces
     from envs.adaptation.mass import fragment_length
+    from envs.references import reseed
 
+    reseed(policy, rng)
     masks = []
     for start in [start for _ in range(visits) for start in range(0, len(corpus), AT_ONCE)]:
         contexts = corpus.contexts[start : start + AT_ONCE]
-        observation = spaces.pad_contexts(
-            contexts,
-            np.arange(start, start + len(contexts)),
-            length=max(map(len, contexts)),
-            pad_id=int(corpus.tokenizer.pad_token_id or 0),
-            budget=1.0,
-        )
+        ids = np.arange(start, start + len(contexts))
+        observation = spaces.pad_contexts(contexts, ids, corpus.tokenizer, budget=1.0)
         lengths = [fragment_length(int(context.maskable.sum()), k) for context in contexts]
         observation["budget"] = np.array(lengths, np.int32)[:, None]
-        masks_BL, _ = policy.predict(observation)
-        pairs = zip(masks_BL, contexts, strict=True)
-        masks += [mask_L[: len(context)].astype(bool) for mask_L, context in pairs]
+        chosen_BL, _ = policy.predict(observation)
+        masks += spaces.cut(spaces.allowed_masks(chosen_BL, observation, rng), contexts)
     return masks

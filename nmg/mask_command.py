@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         policy = _strategy(args.strategy, corpus, texts, args.seed)
     budget = args.budget if args.budget is not None else trained.get("budget", 0.05)
-    masks = mask_corpus(corpus, policy, budget)
+    masks = mask_corpus(corpus, policy, budget, args.seed)
     colour = use_colour(sys.stdout)
     for text, spans in zip(texts, masked_spans(corpus, masks, texts, window), strict=True):
         print(painted(text, spans, colour))
@@ -150,28 +150,26 @@ def _strategy(name: str, corpus: Corpus, texts: Sequence[str], seed: int) -> Any
     )
 
 
-def mask_corpus(corpus: Corpus, policy: Any, budget: float) -> list[np.ndarray]:
+def mask_corpus(corpus: Corpus, policy: Any, budget: float, seed: int = 0) -> list[np.ndarray]:
     """Masks of all contexts, one bool array (n,) each, within the budget.
+
+    Args:
+        corpus: the contexts.
+        policy: anything with ``predict``.
+        budget: share of the tokens of a context.
+        seed: draws what is kept of a mask over the budget.
 
     Raises:
         ValueError: if the budget is no share.
     """
     from envs import spaces
 
-    if not 0 < budget <= 1:
-        raise ValueError(f"budget is {budget}; it is a share of the tokens, above 0 and at most 1.")
-    observation = spaces.pad_contexts(
-        corpus.contexts,
-        np.arange(len(corpus)),
-        length=max(map(len, corpus)),
-        pad_id=int(corpus.tokenizer.pad_token_id or 0),
-        budget=budget,
-    )
-    masks_BL, _ = policy.predict(observation, deterministic=True)
-    return [
-        mask_L[: len(context)].astype(bool)
-        for mask_L, context in zip(masks_BL, corpus, strict=True)
-    ]
+    spaces.check_budget(budget)
+    ids = np.arange(len(corpus))
+    observation = spaces.pad_contexts(corpus.contexts, ids, corpus.tokenizer, budget=budget)
+    chosen_BL, _ = policy.predict(observation, deterministic=True)
+    masks_BL = spaces.allowed_masks(chosen_BL, observation, np.random.default_rng(seed))
+    return spaces.cut(masks_BL, corpus.contexts)
 
 
 def use_colour(stream: Any) -> bool:

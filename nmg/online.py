@@ -3,9 +3,9 @@
 A score job holds its masks: that is what makes it pure. A strategy that learns from the model's
 losses (`feedback`) has none before the model has trained. So it is rehearsed: a copy of the model
 is further pre-trained on the deal's contexts with the job's epochs, batches and learning rate
-(which `adapt` warms up), the strategy learns on the way, and the masks that it chose at its last
-visit of each context are the job's. They stay the same in every epoch, as all other maskings' do:
-with new masks at each visit two things would differ.
+(which `further_pretrain` warms up), the strategy learns on the way, and the masks that it chose at
+its last visit of each context are the job's. They stay the same in every epoch, as all other
+maskings' do: with new masks at each visit two things would differ.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.adaptation.adapting import AdaptingSettings, adapt
 from envs.adaptation.jobs import AdaptationSettings
+from envs.further_pretraining import PretrainingSettings, further_pretrain
 from envs.models.language_model import LanguageModel
 from envs.text.corpus import Context, Corpus
 
@@ -58,11 +58,11 @@ class OnlineMasking:
         before = self._lm.snapshot()
         self._lm.restore(self._start)
         try:
-            adapt(
+            further_pretrain(
                 self._lm,
                 Corpus(list(contexts), self._lm.tokenizer),
                 self._make(seed),
-                AdaptingSettings(
+                PretrainingSettings(
                     epochs=settings.pretrain_epochs,
                     batch=settings.pretrain_batch,
                     lr=settings.pretrain_lr,

@@ -10,7 +10,7 @@ import torch
 
 from agents.adversarial import AdversarialMasking, AdversarySettings
 from agents.strategies import make_strategy
-from envs.adaptation.adapting import AdaptingSettings, adapt
+from envs.further_pretraining import PretrainingSettings, further_pretrain
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model, load_seq2seq
 from envs.models.states import TokenStates
@@ -21,7 +21,7 @@ from nmg.cli import main
 from nmg.maskings import VocabularyError, controls, load_policy
 from tests.conftest import SENTENCES
 
-SETTINGS = AdaptingSettings(epochs=2, batch=3, lr=1e-3, budget=0.3)
+SETTINGS = PretrainingSettings(epochs=2, batch=3, lr=1e-3, budget=0.3)
 
 
 @pytest.fixture
@@ -39,16 +39,16 @@ def test_the_same_seed_gives_the_same_model(lm, corpus):
     state = torch.get_rng_state()
     for seed in (0, 0, 1):
         lm.restore(weights)
-        settings = AdaptingSettings(epochs=1, batch=3, lr=1e-3, seed=seed)
-        losses = adapt(lm, corpus, make_strategy("random"), settings)
+        settings = PretrainingSettings(epochs=1, batch=3, lr=1e-3, seed=seed)
+        losses = further_pretrain(lm, corpus, make_strategy("random"), settings)
         prints.append((lm.fingerprint, tuple(losses)))
     assert prints[0] == prints[1] != prints[2]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_it_learns(lm, corpus):
-    settings = AdaptingSettings(epochs=25, batch=7, lr=1e-2, budget=0.3)
-    losses = adapt(lm, corpus, make_strategy("random"), settings)
+    settings = PretrainingSettings(epochs=25, batch=7, lr=1e-2, budget=0.3)
+    losses = further_pretrain(lm, corpus, make_strategy("random"), settings)
     assert losses[-1] < losses[0] - 0.8
 
 
@@ -66,7 +66,7 @@ def test_feedback_is_the_loss_at_what_was_masked(lm, corpus):
             self.heard.append((observation, mask, token_losses))
 
     policy, watched, steps = Listening(), [], []
-    losses = adapt(
+    losses = further_pretrain(
         lm,
         corpus,
         policy,
@@ -87,7 +87,7 @@ def test_feedback_is_the_loss_at_what_was_masked(lm, corpus):
 def test_an_adversary_learns_on_the_way(lm, corpus, tiny_tokenizer):
     adversary = AdversarialMasking(len(tiny_tokenizer), AdversarySettings(16, 1, 2))
     before = {name: value.clone() for name, value in adversary.module.state_dict().items()}
-    adapt(lm, corpus, adversary, SETTINGS)
+    further_pretrain(lm, corpus, adversary, SETTINGS)
     after = adversary.module.state_dict()
     assert any((after[name] != before[name]).any() for name in before)
 
@@ -95,7 +95,7 @@ def test_an_adversary_learns_on_the_way(lm, corpus, tiny_tokenizer):
 @pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("budget", 0.0), ("batch", 0)])
 def test_settings_are_checked(name, value):
     with pytest.raises(ValueError, match=name):
-        AdaptingSettings(**{name: value})
+        PretrainingSettings(**{name: value})
 
 
 @pytest.fixture
@@ -252,8 +252,7 @@ def test_an_adversary_has_an_untrained_control(folder, tmp_path):
     observation = pad_contexts(
         build_corpus(SENTENCES, lm.tokenizer, 40).contexts,
         np.arange(len(SENTENCES)),
-        length=42,
-        pad_id=0,
+        lm.tokenizer,
         budget=0.2,
     )
     found = controls("x", tmp_path / "policy", loaded, states, len(lm.tokenizer), observation)

@@ -12,6 +12,7 @@ from agents.strategies import RandomTokens
 from envs.text.corpus import build_corpus
 from envs.text.words import WordIds
 from nmg.collator import MaskingCollator
+from tests.stub_world import Everything
 
 
 @pytest.fixture(params=["wordpiece", "bpe"])
@@ -122,11 +123,9 @@ def test_pairs_do_not_share_words(tiny_tokenizer):
 
 
 def test_a_policy_that_asks_too_much_is_cut_back(tiny_tokenizer):
-    class Everything:
-        def predict(self, observation, state=None, episode_start=None, deterministic=False):
-            return np.ones_like(observation["maskable"]), None
-
-    batch = MaskingCollator(tiny_tokenizer, Everything(), budget=0.25)(texts())
+    policy = Everything()
+    policy.seed = 7  # an attribute, as Stable-Baselines3's agents have one, and no method
+    batch = MaskingCollator(tiny_tokenizer, policy, budget=0.25)(texts())
     masked = batch["labels"] != -100
     assert torch.equal(masked.sum(1), (0.25 * batch["attention_mask"].sum(1)).long())
     special = torch.isin(batch["labels"], torch.tensor(tiny_tokenizer.all_special_ids))

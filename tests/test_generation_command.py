@@ -13,6 +13,7 @@ from transformers import MBartTokenizer
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
 from envs.adaptation.generation_scorer import GenerationScorer
+from envs.adaptation.mass import fragment_length
 from envs.generation_building import build_generation_world
 from envs.models.loading import load_seq2seq
 from envs.models.new_model import ModelSize, new_model
@@ -30,6 +31,7 @@ from nmg.generation_config import (
 from nmg.mask_command import _language_model
 from nmg.options import ConfigError
 from tests.conftest import SENTENCES
+from tests.stub_world import Everything
 from tests.tiny_run import write_pairs
 
 pytest.importorskip("sacrebleu")
@@ -102,6 +104,18 @@ def test_jobs_of_one_seed_share_everything_but_the_masks(place):
     again = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=1))
     other = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=2))
     assert again[3].key == jobs["mass k=0.5"][3].key != other[3].key
+
+
+def test_a_placement_that_knows_no_rules_keeps_to_them(place):
+    """No special token, and as many as a fragment has."""
+    config = config_of(place, pairs=(3,), test_examples=2)
+    model = load_seq2seq(str(place / "model"))
+    material = gather(config, model, Generation(model.tokenizer))
+    material = replace(material, policies={"own": Everything()})
+    ((_, job),) = arm_jobs(config, material, Arm("mass", 0.25, "own"), seed=1)
+    for context, mask in zip(job.contexts, job.masks, strict=True):
+        assert not mask[~context.maskable].any()
+        assert mask.sum() == fragment_length(int(context.maskable.sum()), 0.25)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,11 @@ def learned(bed: Testbed, seed: int, *, permuted: bool = False) -> float:
     for number in range(HELD_OUT):
         deal = world.deal(np.random.SeedSequence([99, number]))
         seen = spaces.pad_contexts(
-            deal.contexts, deal.context_ids, length=world.max_length, pad_id=0, budget=bed.budget
+            deal.contexts,
+            deal.context_ids,
+            world.tokenizer,
+            length=world.max_length,
+            budget=bed.budget,
         )
         masks_BL, _ = agent.predict(seen, deterministic=True)
         hits += int(world.informative_V[seen["input_ids"]][masks_BL.astype(bool)].sum())

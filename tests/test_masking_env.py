@@ -26,8 +26,8 @@ from stub_world import (
 
 from agents.fragments import densest_fragment
 from envs.adaptation.jobs import BASE
+from envs.episode import episode_seed
 from envs.fragment_env import FragmentMaskingEnv
-from envs.masking_env import episode_seed
 from envs.references import UniformRandom
 
 

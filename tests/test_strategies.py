@@ -59,8 +59,7 @@ def observe(tokenizer, budget=0.2, documents=DOCUMENTS, extra=0):
     corpus = build_corpus(documents, tokenizer, window=64)
     length = max(map(len, corpus)) + extra
     ids = np.arange(len(corpus))
-    pad = tokenizer.pad_token_id
-    return corpus, pad_contexts(list(corpus), ids, length=length, pad_id=pad, budget=budget)
+    return corpus, pad_contexts(list(corpus), ids, tokenizer, length=length, budget=budget)
 
 
 def made(name, tokenizer, seed=0, **options):

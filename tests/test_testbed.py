@@ -36,7 +36,7 @@ def world_of(name: str, family: str = "train") -> TestbedWorld:
 
 def observe(world: TestbedWorld, deal, budget: float):
     return spaces.pad_contexts(
-        deal.contexts, deal.context_ids, length=world.max_length, pad_id=0, budget=budget
+        deal.contexts, deal.context_ids, world.tokenizer, length=world.max_length, budget=budget
     )
 
 

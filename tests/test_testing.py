@@ -12,16 +12,18 @@ from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
 from envs.models.loading import load_language_model
+from envs.spaces import token_budget
 from envs.text.corpus import build_corpus
 from nmg import forecast
 from nmg.arena import build_arena
 from nmg.cli import main
 from nmg.comparison import as_json, tabulate
 from nmg.config import TestingConfig
-from nmg.mask_command import masked_spans, painted
+from nmg.mask_command import mask_corpus, masked_spans, painted
 from nmg.options import build, read_settings
 from nmg.testing import gather_maskings, policy_name
 from tests.conftest import SENTENCES
+from tests.stub_world import Everything
 
 
 @pytest.fixture
@@ -208,6 +210,15 @@ def test_a_character_of_several_tokens_is_shown_once(bpe_tokenizer):
     (spans,) = masked_spans(corpus, masks, [text], 64)
     shown = painted(text, spans, colour=False)
     assert shown.replace("[", "").replace("]", "") == text
+
+
+def test_a_policy_that_knows_no_rules_is_shown_within_them(bpe_tokenizer):
+    corpus = build_corpus(SENTENCES, bpe_tokenizer, 16)
+    masks = mask_corpus(corpus, Everything(), 0.25)
+    assert [int(mask.sum()) for mask in masks] == [token_budget(each, 0.25) for each in corpus]
+    assert not any(
+        mask[~context.maskable].any() for mask, context in zip(masks, corpus, strict=True)
+    )
 
 
 def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):

@@ -99,8 +99,7 @@ def test_families_that_cut_punctuation_off_keep_their_words(tiny_tokenizer, bpe_
 
 def test_the_control_of_punctuation_finds_it(sentencepiece):
     (context,) = build_corpus([TEXT], sentencepiece, window=200)
-    pad = sentencepiece.pad_token_id
-    row = pad_contexts([context], np.zeros(1), length=len(context), pad_id=pad, budget=1.0)
+    row = pad_contexts([context], np.zeros(1), sentencepiece, budget=1.0)
     strategy = make_strategy("punctuation", tokenizer=sentencepiece, fill=False)
     masked = context.input_ids[strategy.predict(row)[0][0] > 0].tolist()
     pieces = sorted("".join(sentencepiece.convert_ids_to_tokens(masked)).replace("\u2581", ""))

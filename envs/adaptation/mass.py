@@ -75,8 +75,13 @@ def fragment_length(tokens: int, fraction: float) -> int:
 
 def random_fragment(maskable: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """A contiguous fragment of the maskable tokens at a uniform place, bool (n,)."""
+    return fragment_of_length(maskable, fragment_length(int(maskable.sum()), fraction), rng)
+
+
+def fragment_of_length(maskable: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    """So many of the maskable tokens, or all, contiguous, at a uniform place, bool (n,)."""
     places = np.flatnonzero(maskable)
-    length = fragment_length(len(places), fraction)
+    length = min(length, len(places))
     start = int(rng.integers(len(places) - length + 1))
     mask = np.zeros(len(maskable), dtype=bool)
     mask[places[start : start + length]] = True

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from envs.adaptation.jobs import BASE, AdaptationSettings, Progress, Score, ScoreJob
 from envs.models.flat import FlatParameters, descend, digest
 from envs.models.language_model import LanguageModel
+from envs.models.masked_batch import corrupted, labelled
 from envs.models.token_rows import TokenRows
 from envs.tasks.task import Feature, Task
-from envs.text.corruption import corrupt
 
 PRETRAIN, FINETUNE = 0, 1
 
@@ -80,15 +80,14 @@ class Scorer:
         chosen = [i for i, mask in enumerate(job.masks) if mask.any()]
         if not chosen or not settings.pretrain_epochs:
             return []
-        corrupted, labels = self._corrupt(job, chosen)
+        ids, labels = self._corrupt(job, chosen)
         rng = seed_everything(job.seed, PRETRAIN, 0)
 
         def loss(rows: np.ndarray) -> Tensor:
-            sequences = [corrupted[i] for i in rows]
-            label_T = np.concatenate([labels[i] for i in rows])
-            positions = np.flatnonzero(label_T != -100)
-            cost["pretrain_tokens"] += len(label_T)
-            return lm.masked_losses(sequences, positions, label_T[positions]).mean()
+            sequences = [ids[i] for i in rows]
+            positions, targets = labelled(np.concatenate([labels[i] for i in rows]))
+            cost["pretrain_tokens"] += sum(map(len, sequences))
+            return lm.masked_losses(sequences, positions, targets).mean()
 
         batches = list(
             shuffled_batches(len(chosen), settings.pretrain_batch, settings.pretrain_epochs, rng)
@@ -101,24 +100,16 @@ class Scorer:
     def _corrupt(
         self, job: ScoreJob, chosen: Sequence[int]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        lm = self.language_model
+        lm, rule = self.language_model, job.settings.corruption
         assert job.masks is not None
-        corrupted, labels = [], []
+        all_ids, labels = [], []
         for i in chosen:
             # A generator per context: what one mask draws does not shift what the others draw.
             rng = np.random.default_rng([job.seed, PRETRAIN, i])
-            ids, label = corrupt(
-                job.contexts[i].input_ids,
-                job.masks[i],
-                mask_token_id=lm.mask_token_id,
-                vocab_size=len(lm.tokenizer),
-                special_ids=lm.tokenizer.all_special_ids,
-                rule=job.settings.corruption,
-                rng=rng,
-            )
-            corrupted.append(ids)
+            ids, label = corrupted(lm, job.contexts[i].input_ids, job.masks[i], rule, rng)
+            all_ids.append(ids)
             labels.append(label)
-        return corrupted, labels
+        return all_ids, labels
 
     def _finetune_and_evaluate(
         self, job: ScoreJob, number: int, cost: dict[str, int]

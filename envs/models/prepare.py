@@ -19,8 +19,8 @@ from torch import nn
 from envs.folders import whole_folder
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
+from envs.models.masked_batch import corrupted, labelled
 from envs.text.corpus import Context, Corpus
-from envs.text.corruption import corrupt
 
 HELD_OUT = 0.05
 """Share of the contexts that a model's loss is measured on, before and after a training."""
@@ -143,21 +143,12 @@ def _batch_loss(
         mask = np.zeros(len(context), dtype=bool)
         count = min(len(maskable), max(1, int(rate * len(maskable))))
         mask[rng.choice(maskable, size=count, replace=False)] = True
-        ids, label = corrupt(
-            context.input_ids,
-            mask,
-            mask_token_id=lm.mask_token_id,
-            vocab_size=len(lm.tokenizer),
-            special_ids=lm.tokenizer.all_special_ids,
-            rule="bert",
-            rng=rng,
-        )
+        ids, label = corrupted(lm, context.input_ids, mask, "bert", rng)
         sequences.append(ids)
         labels.append(label)
-    label_T = np.concatenate(labels)
-    positions = np.flatnonzero(label_T != -100)
+    positions, targets = labelled(np.concatenate(labels))
     logits_MV = lm.masked_logits(sequences, positions)
-    target_M = torch.from_numpy(label_T[positions].astype(np.int64)).to(lm.device)
+    target_M = lm.batches.tensor(targets)
     hits = int((logits_MV.argmax(dim=1) == target_M).sum())
     return nn.functional.cross_entropy(logits_MV, target_M), hits, len(positions)
 

@@ -7,7 +7,7 @@ trains is told the model's loss at each token it masked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,9 +18,9 @@ from envs import spaces
 from envs.adaptation.jobs import Progress
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
-from envs.references import Policy
-from envs.text.corpus import Context, Corpus
-from envs.text.corruption import IGNORE, corrupt
+from envs.models.masked_batch import corrupted, labelled
+from envs.references import Policy, reseed
+from envs.text.corpus import Corpus
 
 WARM_UP = 0.06
 """Share of the steps in which the learning rate rises; then it falls to zero."""
@@ -30,7 +30,7 @@ Watch = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True)
-class AdaptingSettings:
+class PretrainingSettings:
     """How a language model is further pre-trained."""
 
     epochs: int = 3
@@ -54,10 +54,7 @@ class AdaptingSettings:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 < self.budget <= 1:
-            raise ValueError(
-                f"budget is {self.budget}; it is a share of the tokens, above 0 and at most 1."
-            )
+        spaces.check_budget(self.budget)
         for name in ("lr", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be finite, 0 or more.")
@@ -69,11 +66,11 @@ class AdaptingSettings:
         return self.epochs * -(-contexts // self.batch)
 
 
-def adapt(
+def further_pretrain(
     lm: LanguageModel,
     corpus: Corpus,
     policy: Policy,
-    settings: AdaptingSettings,
+    settings: PretrainingSettings,
     *,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -93,9 +90,7 @@ def adapt(
         Mean masked-LM loss of each epoch, in nats.
     """
     rng = np.random.default_rng([settings.seed, 0])
-    reseed = getattr(policy, "seed", None)
-    if callable(reseed):
-        reseed(int(rng.integers(2**31)))
+    reseed(policy, rng)
     total = settings.steps(len(corpus))
     per_epoch, losses = total // settings.epochs, np.full(total, np.nan)
     optimizer = lm.flat.adamw(settings.lr)
@@ -107,8 +102,11 @@ def adapt(
                 order = rng.permutation(len(corpus))
             first = step % per_epoch * settings.batch
             rows = order[first : first + settings.batch]
-            observation = _observe(lm, [corpus[int(i)] for i in rows], rows, settings.budget)
-            masks_BL = _masks(policy, observation, settings.greedy, rng)
+            observation = spaces.pad_contexts(
+                [corpus[int(i)] for i in rows], rows, lm.tokenizer, budget=settings.budget
+            )
+            chosen_BL, _ = policy.predict(observation, deterministic=settings.greedy)
+            masks_BL = spaces.allowed_masks(chosen_BL, observation, rng)
             if masks_BL.any():
                 rate = min((step + 1) / (WARM_UP * total), 1 - step / total)
                 optimizer.param_groups[0]["lr"] = settings.lr * rate
@@ -122,54 +120,21 @@ def adapt(
     return [float(part.mean()) if len(part) else math.nan for part in known]
 
 
-def _observe(
-    lm: LanguageModel, contexts: Sequence[Context], ids: np.ndarray, budget: float
-) -> dict[str, np.ndarray]:
-    return spaces.pad_contexts(
-        contexts,
-        ids,
-        length=max(map(len, contexts)),
-        pad_id=int(lm.tokenizer.pad_token_id or 0),
-        budget=budget,
-    )
-
-
-def _masks(
-    policy: Policy, observation: dict[str, np.ndarray], greedy: bool, rng: np.random.Generator
-) -> np.ndarray:
-    """The allowed part of the policy's masks, bool (B, L)."""
-    masks_BL, _ = policy.predict(observation, deterministic=greedy)
-    rows = [
-        spaces.allowed_mask(mask_L, spaces.observation_row(observation, row), rng)[0]
-        for row, mask_L in enumerate(masks_BL)
-    ]
-    return np.stack(rows).astype(bool)
-
-
 def _step(
     lm: LanguageModel,
     optimizer: Any,
     observation: dict[str, np.ndarray],
     masks_BL: np.ndarray,
-    settings: AdaptingSettings,
+    settings: PretrainingSettings,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """One gradient step; the loss at each masked token, (B, L), 0 elsewhere."""
     real_BL = observation["attention_mask"].astype(bool)
-    corrupted_BL, labels_BL = corrupt(
-        observation["input_ids"],
-        masks_BL,
-        mask_token_id=lm.mask_token_id,
-        vocab_size=len(lm.tokenizer),
-        special_ids=lm.tokenizer.all_special_ids,
-        rule=settings.corruption,
-        rng=rng,
-    )
-    sequences = [ids[real] for ids, real in zip(corrupted_BL, real_BL, strict=True)]
-    labels_T = labels_BL[real_BL]
-    positions = np.flatnonzero(labels_T != IGNORE)
+    ids_BL, labels_BL = corrupted(lm, observation["input_ids"], masks_BL, settings.corruption, rng)
+    sequences = [ids[real] for ids, real in zip(ids_BL, real_BL, strict=True)]
+    positions, targets = labelled(labels_BL[real_BL])
     lm.model.train()
-    losses_M = lm.masked_losses(sequences, positions, labels_T[positions])
+    losses_M = lm.masked_losses(sequences, positions, targets)
     descend(lm.flat, optimizer, losses_M.mean(), settings.clip)
     losses_BL = np.zeros(masks_BL.shape, np.float32)
     losses_BL[masks_BL] = losses_M.detach().cpu().numpy()
