@@ -16,11 +16,11 @@ import numpy as np
 from envs.adaptation.adapting import AdaptingSettings
 from envs.folders import check_output, whole_folder, write_text
 from nmg.checkpoint import MASKING, chosen_checkpoint
-from nmg.comparison import finite
+from nmg.corpora import add_source, source_texts
 from nmg.limits import refuse_diverged
-from nmg.new_lm_command import add_source, refuse_tables, training_texts
 from nmg.online import ADVERSARIAL
 from nmg.options import ConfigError, add_flags, build, differences, given_flags
+from nmg.run_folders import finite
 
 if TYPE_CHECKING:
     from agents.mask_statistics import MaskStatistics
@@ -173,14 +173,8 @@ def _corpus(
 ) -> tuple[Corpus, list[Context]]:
     from envs.models.prepare import held_out_split
     from envs.text.corpus import build_corpus
-    from envs.text.readers import read_documents
 
-    if args.corpus:
-        refuse_tables(args.corpus)
-        texts = [text for path in args.corpus for text in read_documents(path)]
-    else:
-        texts = training_texts(args)
-    whole = build_corpus(texts, lm.tokenizer, lm.window(window))
+    whole = build_corpus(source_texts(args), lm.tokenizer, lm.window(window))
     return held_out_split(whole, seed)
 
 

@@ -17,7 +17,7 @@ from envs.text_world import TrainingFeatures, example_stratum, stratified_sample
 from envs.world import Deal
 from nmg.assembly import Stage, generated_stage, text_model
 from nmg.config import TestingConfig
-from nmg.domain_corpus import corpus_documents, corpus_line
+from nmg.corpora import corpus_documents, corpus_line
 from nmg.evaluation import seed_of
 from nmg.limits import two_columns
 

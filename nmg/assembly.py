@@ -25,7 +25,7 @@ from envs.references import Policy, UniformRandom
 from envs.world import World
 from nmg.checkpoint import FolderWeights
 from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, setting_name
-from nmg.domain_corpus import corpus_documents, corpus_line
+from nmg.corpora import corpus_documents, corpus_line
 from nmg.executors import ProcessExecutor
 from nmg.limits import two_columns
 from nmg.options import ConfigError

@@ -14,8 +14,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from envs.adaptation.jobs import Progress
-from nmg.comparison import finite
 from nmg.forecast import duration
+from nmg.run_folders import finite
 
 QUIET_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""

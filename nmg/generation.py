@@ -24,8 +24,8 @@ from nmg.generation_config import (
     ObjectiveName,
 )
 from nmg.limits import two_columns
+from nmg.maskings import policy_name
 from nmg.options import ConfigError
-from nmg.testing import policy_name
 
 if TYPE_CHECKING:
     from agents.fragments import FragmentOf

@@ -84,15 +84,15 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     from envs.adaptation.executor import SerialExecutor
     from envs.folders import write_text
     from envs.generation_building import build_generation_task
+    from envs.models.runtime import tune_runtime
     from nmg.assembly import generation_model
     from nmg.callbacks import EpisodeBar
     from nmg.checkpoint import chosen_checkpoint, described_choice
     from nmg.comparison import as_json, as_text, tabulate
     from nmg.generation import arm_jobs, arms, gather
     from nmg.score_cache import CachedExecutor
-    from nmg.training import prepare_process
 
-    prepare_process()
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
     data, comparison = config.data, config.comparison
     model = generation_model(data)
     task = build_generation_task(

@@ -72,11 +72,11 @@ class Noise:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from agents.strategies import strategy_key
+    from envs.models.runtime import tune_runtime
     from nmg.assembly import open_workshop, training_stage
     from nmg.callbacks import EpisodeBar
     from nmg.evaluation import seed_of
     from nmg.forecast import forecast_run
-    from nmg.training import prepare_process
 
     if args.deals < 2 or (args.repeats < 2 and not args.strategy):
         raise ValueError(
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_idle(config.data.task, flags)
     for name in args.strategy:
         strategy_key(name)  # a wrong one is told at once
-    prepare_process()
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
     on = training_stage(config.data, config.episode)
     if on.about:
         print(on.about)

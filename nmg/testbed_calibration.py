@@ -8,9 +8,8 @@ from typing import Any
 
 from envs.adaptation.jobs import Executor
 from envs.references import UniformRandom
-from nmg.comparison import RANDOM, tabulate
+from nmg.comparison import AGAIN, RANDOM, tabulate
 from nmg.evaluation import evaluate, seed_of
-from nmg.testbed_command import AGAIN
 
 MASKINGS = (RANDOM, AGAIN)
 

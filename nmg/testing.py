@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -14,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle
-from nmg.options import add_flags, given_flags, read_settings
-from nmg.run_folders import check_same, keep_results, run_folder, stoppable, write_settings
+from nmg.options import add_flags, given_flags
+from nmg.run_folders import (
+    check_same,
+    keep_results,
+    run_folder,
+    stoppable,
+    trained_settings,
+    write_settings,
+)
 
 if TYPE_CHECKING:
     from nmg.arena import Arena
@@ -99,14 +105,6 @@ def resolve(args: argparse.Namespace) -> TestingConfig:
     return config
 
 
-def trained_settings(policy: Path) -> dict[str, Any]:
-    """The settings that a policy was trained with, if it lies in a run folder."""
-    for folder in (policy, policy.parent.parent):
-        if (folder / "resolved.yaml").is_file():
-            return read_settings(folder / "resolved.yaml")
-    return {}
-
-
 def compare_maskings(
     config: TestingConfig,
     folder: Path,
@@ -116,6 +114,7 @@ def compare_maskings(
 ) -> ComparisonTable:
     """Score every masking with every seed, print the table, write results and report."""
     from envs.folders import write_text
+    from envs.models.runtime import tune_runtime
     from nmg.arena import build_arena
     from nmg.assembly import open_workshop, worker_count
     from nmg.callbacks import EpisodeBar
@@ -124,9 +123,8 @@ def compare_maskings(
     from nmg.evaluation import evaluate
     from nmg.forecast import forecast_maskings, jobs_left
     from nmg.testing_report import write_testing_report
-    from nmg.training import prepare_process
 
-    prepare_process()
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
     arena = build_arena(config)
     comparison = config.comparison
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
@@ -234,7 +232,7 @@ def gather_maskings(
     from envs.references import UniformRandom
     from nmg.checkpoint import chosen_checkpoint
     from nmg.evaluation import Greedy, observe
-    from nmg.maskings import controls, load_policy, measured, strategy
+    from nmg.maskings import controls, load_policy, measured, policy_name, strategy
     from nmg.online import ADVERSARIAL, online_adversary
 
     world, states = arena.stage.world, arena.stage.states
@@ -260,14 +258,3 @@ def gather_maskings(
     if arena.best is not None:
         maskings["best mask"] = arena.best
     return maskings, used
-
-
-def policy_name(run: Path, taken: Any) -> str:
-    """What the table calls a policy: its run's name, numbered if there are two of it."""
-    run = Path(os.path.abspath(run))  # `.` has no name
-    folder = run.parent.parent if run.parent.name == "checkpoints" else run
-    name = folder.name if folder == run else f"{folder.name}@{int(run.name)}"
-    number, unique = 2, name
-    while unique in taken:
-        unique, number = f"{name} ({number})", number + 1
-    return unique

@@ -107,13 +107,14 @@ def _resumed(args: argparse.Namespace) -> TrainingConfig:
 
 def train(config: TrainingConfig, folder: Path) -> None:
     """Meta-train in a run folder, going on from its last checkpoint if it has one."""
+    from envs.models.runtime import tune_runtime
     from nmg.assembly import open_workshop, training_stage
     from nmg.callbacks import EpisodeBar, RunLog
     from nmg.checkpoint import last_checkpoint, read_about
     from nmg.training_loop import TrainingCallback, Validation, check_names
     from nmg.training_report import finish
 
-    prepare_process()
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
     on = training_stage(config.data, config.episode)
     check_names(config, on)
     # Only now: a run that could not begin leaves no folder behind.
@@ -160,13 +161,6 @@ def train(config: TrainingConfig, folder: Path) -> None:
         bar.close()
         log.close()
         shop.close()
-
-
-def prepare_process() -> None:
-    """Process-wide settings; one thread, so that results do not depend on the machine's cores."""
-    from envs.models.runtime import tune_runtime
-
-    tune_runtime(threads=1)
 
 
 def jobs_per_episode(config: TrainingConfig) -> int:

@@ -24,7 +24,7 @@ from nmg.forecast import job_tokens, probe
 from nmg.generation import Arm, arm_jobs, arms, gather
 from nmg.generation_config import GenerationComparison, GenerationConfig, GenerationData
 from nmg.options import ConfigError
-from nmg.testing import trained_settings
+from nmg.run_folders import trained_settings
 from tests.stub_world import StubExecutor, StubWorld
 from tests.tiny_run import train_arguments, write_pairs
 

@@ -10,8 +10,8 @@ import pytest
 from nmg import testbed_calibration
 from nmg.callbacks import EpisodeBar
 from nmg.cli import main
+from nmg.comparison import AGAIN
 from nmg.testbed_calibration import calibrate, wilson_interval
-from nmg.testbed_command import AGAIN
 
 
 def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -> None:

@@ -18,9 +18,11 @@ from nmg.arena import build_arena
 from nmg.cli import main
 from nmg.comparison import as_json, tabulate
 from nmg.config import TestingConfig
-from nmg.mask_command import masked_spans, painted
+from nmg.mask_command import masked_spans
+from nmg.maskings import policy_name
 from nmg.options import build, read_settings
-from nmg.testing import gather_maskings, policy_name
+from nmg.painting import painted
+from nmg.testing import gather_maskings
 from tests.conftest import SENTENCES
 
 
