@@ -24,9 +24,9 @@ from envs.models.runtime import tune_runtime
 from envs.references import UniformRandom
 from envs.testbed import Testbed, best_mask, build_testbed
 from envs.text.corpus import Corpus
-from nmg.callbacks import progress_bar
 from nmg.comparison import as_json, as_text, tabulate
 from nmg.evaluation import Greedy, evaluate, seed_of
+from nmg.progress import progress_bar
 
 
 def learn(bed: Testbed, adversary: AdversarialMasking, deals: int, seed: int) -> list[dict]:

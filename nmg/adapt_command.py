@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from envs.models.prepare import masked_lm_quality
     from envs.models.runtime import tune_runtime
     from nmg.assembly import thread_count
-    from nmg.callbacks import progress_bar
+    from nmg.progress import progress_bar
 
     config = build(AdaptConfig, given_flags(AdaptConfig, args))
     check_output(args.output)
@@ -123,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
     predicted = _forecast(lm, corpus, policy, config.training)
     print(predicted, flush=True)
     started = time.perf_counter()
-    diary = _Diary(corpus, len(lm.tokenizer), config.training)
+    log = MaskLog(corpus, len(lm.tokenizer), config.training)
     with progress_bar() as progress:
-        losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=diary)
+        losses = adapt(lm, corpus, policy, config.training, progress=progress, watch=log)
     after = masked_lm_quality(lm, held_out)
     refuse_diverged(after.loss, config.training.lr)
     logging.disable_progress_bar()
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         "before": asdict(before),
         "after": asdict(after),
         "losses": losses,
-        "preferences": diary.summaries(),
+        "preferences": log.summaries(),
     }
     with whole_folder(args.output) as folder:
         lm.save(folder)
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
             policy.save(folder / MASKING)
         write_text(folder / RECORD, json.dumps(finite(record), indent=2) + "\n")
     print(f"after:  {after.loss:.3f} nats, {after.accuracy:.1f}% right (randomly masked tokens)")
-    print(diary.table())
+    print(log.table())
     print(f"{predicted.against(time.perf_counter() - started)} The model is in {args.output}.")
     return 0
 
@@ -215,7 +215,7 @@ def _saved_policy(folder: Path, data: ModelConfig) -> Any:
     return load_policy(chosen_checkpoint(folder), TokenStates(twin), len(twin.tokenizer))
 
 
-class _Diary:
+class MaskLog:
     """What the masks prefer, in each of some stretches of the training."""
 
     def __init__(self, corpus: Corpus, vocab_size: int, settings: AdaptingSettings) -> None:

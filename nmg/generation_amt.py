@@ -12,6 +12,7 @@ from nmg.generation_config import GenerationConfig
 if TYPE_CHECKING:
     import torch
 
+    from agents.adversarial_translation import AdversarialTranslationSettings
     from envs.adaptation.generation_scorer import Objective
     from envs.models.language_model import LanguageModel
     from envs.models.seq2seq import Seq2SeqModel
@@ -19,45 +20,56 @@ if TYPE_CHECKING:
 States = Callable[[Sequence[Any]], "tuple[torch.Tensor, torch.Tensor]"]
 
 
-def fused_encoder(config: GenerationConfig) -> LanguageModel | None:
-    """The masked language model whose states ``amt`` feeds to the translator, if any."""
+def adversarial_objective(config: GenerationConfig) -> AdversarialObjective:
+    """What the settings say of ``amt``."""
+    from agents.adversarial_translation import AdversarialTranslationSettings
     from envs.models.loading import load_language_model
 
-    if config.comparison.fused is None:
-        return None
-    return load_language_model(
-        config.comparison.fused, device=config.data.device, precision=config.data.precision
-    )
-
-
-def adversarial_objective(
-    config: GenerationConfig, fused: LanguageModel | None
-) -> Callable[[Seq2SeqModel], Objective]:
-    """Makes the objective of ``amt``."""
-    from agents.adversarial_translation import (
-        AdversarialTranslation,
-        AdversarialTranslationSettings,
-    )
-    from envs.adaptation.generation_scorer import Translation
-    from envs.text.corpus import special_marks
-
-    comparison = config.comparison
+    comparison, data, fused = config.comparison, config.data, None
+    if comparison.fused is not None:
+        fused = load_language_model(comparison.fused, device=data.device, precision=data.precision)
     settings = AdversarialTranslationSettings(
         ratio=comparison.ratio, embedding=comparison.mask_embedding
     )
-    states, width = (None, 0) if fused is None else (_states(fused), fused.width)
+    return AdversarialObjective(settings, comparison.smoothing, fused)
 
-    def objective(model: Seq2SeqModel) -> Objective:
+
+class AdversarialObjective:
+    """Makes the objective of ``amt``.
+
+    Args:
+        settings: of the masking.
+        smoothing: of the targets.
+        fused: masked language model whose states are fed to the translator, if any.
+
+    Attributes:
+        fingerprint: of the weights that it reads besides the translator's; empty without any.
+    """
+
+    def __init__(
+        self,
+        settings: AdversarialTranslationSettings,
+        smoothing: float,
+        fused: LanguageModel | None,
+    ) -> None:
+        self._settings, self._smoothing = settings, smoothing
+        self._states = None if fused is None else _states(fused)
+        self._width = 0 if fused is None else fused.width
+        self.fingerprint = "" if fused is None else fused.fingerprint
+
+    def __call__(self, model: Seq2SeqModel) -> Objective:
+        from agents.adversarial_translation import AdversarialTranslation
+        from envs.adaptation.generation_scorer import Translation
+        from envs.text.corpus import special_marks
+
         return AdversarialTranslation(
-            Translation(model, comparison.smoothing),
+            Translation(model, self._smoothing),
             model.model,
             special_marks(model.tokenizer).tolist(),
-            settings,
-            states=states,
-            states_width=width,
+            self._settings,
+            states=self._states,
+            states_width=self._width,
         )
-
-    return objective
 
 
 def _states(lm: LanguageModel) -> States:

@@ -83,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _language_model(name: str, trained: Mapping[str, Any]) -> Any:
     """The language model of a name, of the kind that the policy's run had."""
-    from nmg.assembly import generated_stage, generation_model, text_model
+    from nmg.assembly import generated_setup, generation_model, text_model
     from nmg.config import DataConfig
 
     if _is_testbeds(name, trained):
-        return generated_stage(trained.get("dataset", "testbed")).states.language_model
+        return generated_setup(trained.get("dataset", "testbed")).states.language_model
     if trained.get("task") == "generation":
         languages = tuple(trained.get("languages", ()))
         if trained.get("side") == "target":

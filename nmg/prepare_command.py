@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from envs.models.runtime import tune_runtime
     from envs.text.corpus import build_corpus
     from nmg.assembly import thread_count
-    from nmg.callbacks import progress_bar
+    from nmg.progress import progress_bar
 
     settings = build(PreparationConfig, given_flags(PreparationConfig, args)).training
     if args.output is not None:

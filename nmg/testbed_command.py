@@ -174,9 +174,9 @@ def _scoring(bed: Any, deal: Any, jobs: int) -> Iterator[Executor]:
     from envs.adaptation.executor import SerialExecutor
     from envs.adaptation.scorer import Scorer
     from envs.references import UniformRandom
-    from nmg.callbacks import EpisodeBar
     from nmg.evaluation import masking_job
     from nmg.forecast import forecast, probe
+    from nmg.progress import ProgressBar
     from nmg.score_cache import CachedExecutor
 
     scorer = Scorer(bed.language_model, bed.task)
@@ -193,12 +193,9 @@ def _scoring(bed: Any, deal: Any, jobs: int) -> Iterator[Executor]:
     predicted = forecast({RANDOM: (jobs, job)}, probe(scorer, job))
     print(predicted, flush=True)
     started = time.perf_counter()
-    bar = EpisodeBar(jobs, "score job")
-    scorer.progress = bar
-    try:
+    with ProgressBar(jobs, "score job") as bar:
+        scorer.progress = bar
         yield CachedExecutor(SerialExecutor(scorer), done=bar.job_done)
-    finally:
-        bar.close()
     print(predicted.against(time.perf_counter() - started))
 
 
