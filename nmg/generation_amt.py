@@ -12,7 +12,6 @@ from nmg.generation_config import GenerationConfig
 if TYPE_CHECKING:
     import torch
 
-    from agents.adversarial_translation import AdversarialTranslationSettings
     from envs.adaptation.generation_scorer import Objective
     from envs.models.language_model import LanguageModel
     from envs.models.seq2seq import Seq2SeqModel
@@ -20,53 +19,42 @@ if TYPE_CHECKING:
 States = Callable[[Sequence[Any]], "tuple[torch.Tensor, torch.Tensor]"]
 
 
-def adversarial_objective(config: GenerationConfig) -> AdversarialObjective:
-    """What the settings say of ``amt``."""
-    from agents.adversarial_translation import AdversarialTranslationSettings
-    from envs.models.loading import load_language_model
-
-    comparison, data, fused = config.comparison, config.data, None
-    if comparison.fused is not None:
-        fused = load_language_model(comparison.fused, device=data.device, precision=data.precision)
-    settings = AdversarialTranslationSettings(
-        ratio=comparison.ratio, embedding=comparison.mask_embedding
-    )
-    return AdversarialObjective(settings, comparison.smoothing, fused)
-
-
 class AdversarialObjective:
-    """Makes the objective of ``amt``.
+    """Makes the objective of ``amt``, which may be fed the states of a masked language model.
 
     Args:
-        settings: of the masking.
-        smoothing: of the targets.
-        fused: masked language model whose states are fed to the translator, if any.
+        config: what is masked, and which model is fused.
 
     Attributes:
         fingerprint: of the weights that it reads besides the translator's; empty without any.
     """
 
-    def __init__(
-        self,
-        settings: AdversarialTranslationSettings,
-        smoothing: float,
-        fused: LanguageModel | None,
-    ) -> None:
-        self._settings, self._smoothing = settings, smoothing
-        self._states = None if fused is None else _states(fused)
-        self._width = 0 if fused is None else fused.width
-        self.fingerprint = "" if fused is None else fused.fingerprint
+    def __init__(self, config: GenerationConfig) -> None:
+        from envs.models.loading import load_language_model
+
+        self._settings, data = config.comparison, config.data
+        self._states, self._width, self.fingerprint = None, 0, ""
+        if self._settings.fused is not None:
+            fused = load_language_model(
+                self._settings.fused, device=data.device, precision=data.precision
+            )
+            self._states, self._width = _states(fused), fused.width
+            self.fingerprint = fused.fingerprint
 
     def __call__(self, model: Seq2SeqModel) -> Objective:
-        from agents.adversarial_translation import AdversarialTranslation
+        from agents.adversarial_translation import (
+            AdversarialTranslation,
+            AdversarialTranslationSettings,
+        )
         from envs.adaptation.generation_scorer import Translation
         from envs.text.corpus import special_marks
 
+        given = self._settings
         return AdversarialTranslation(
-            Translation(model, self._smoothing),
+            Translation(model, given.smoothing),
             model.model,
             special_marks(model.tokenizer).tolist(),
-            self._settings,
+            AdversarialTranslationSettings(ratio=given.ratio, embedding=given.mask_embedding),
             states=self._states,
             states_width=self._width,
         )

@@ -136,12 +136,12 @@ def make_scorers(
     All of them before any job: a scorer takes the model's weights as it finds them.
     """
     from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
-    from nmg.generation_amt import adversarial_objective
+    from nmg.generation_amt import AdversarialObjective
 
     settings = GenerationSettings(config.comparison.beams, config.comparison.smoothing)
     made = {}
     for kind in sorted(kinds):
-        objective = adversarial_objective(config) if kind == "amt" else None
+        objective = AdversarialObjective(config) if kind == "amt" else None
         made[kind] = GenerationScorer(model, task, settings=settings, objective=objective)
     return made
 
