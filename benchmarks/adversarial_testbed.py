@@ -20,13 +20,13 @@ from agents.mask_statistics import MaskStatistics
 from agents.strategies import make_strategy
 from agents.strategies.counts import token_counts
 from envs.further_pretraining import PretrainingSettings, further_pretrain
+from envs.models.runtime import tune_runtime
 from envs.references import UniformRandom
 from envs.testbed import Testbed, best_mask, build_testbed
 from envs.text.corpus import Corpus
-from nmg.callbacks import progress_bar
 from nmg.comparison import as_json, as_text, tabulate
 from nmg.evaluation import Greedy, evaluate, seed_of
-from nmg.training import prepare_process
+from nmg.progress import progress_bar
 
 
 def learn(bed: Testbed, adversary: AdversarialMasking, deals: int, seed: int) -> list[dict]:
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--floor", type=float, default=0.7, help="entropy floor of the module")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
-    prepare_process()
+    tune_runtime(threads=1)
     bed = build_testbed(args.setting)
     settings = AdversarySettings(entropy_floor=args.floor)
     adversary = AdversarialMasking(bed.world.vocab_size, settings, seed=args.seed)

@@ -103,9 +103,9 @@ def judge_elsewhere(args: argparse.Namespace) -> int:
     """Policies of the rows in other settings."""
     from learning_parts.transfer import transfer
 
-    from nmg.training import prepare_process
+    from envs.models.runtime import tune_runtime
 
-    prepare_process()
+    tune_runtime(threads=1)
     for row in args.rows:
         if list(args.folder.glob(f"{args.setting}-{row}-*-policy")):
             print(transfer(args.folder, args.setting, row, args.transfer, args.deals), flush=True)
@@ -116,9 +116,9 @@ def run_missing(args: argparse.Namespace, rows: Sequence[Any]) -> None:
     """One file a run; whatever is there is left alone."""
     from learning_parts.field import Field
 
-    from nmg.training import prepare_process
+    from envs.models.runtime import tune_runtime
 
-    prepare_process()
+    tune_runtime(threads=1)
     field = Field(args.setting, args.deals, args.folder)
     _ = field.reference  # now, so that no learner pays for it
     for seed in args.seeds:  # seed by seed: an unfinished comparison still has every row

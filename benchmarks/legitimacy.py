@@ -37,7 +37,7 @@ from envs.adaptation.scorer import Scorer
 from envs.models.flat import FlatParameters
 from envs.models.loading import load_language_model
 from envs.models.runtime import tune_runtime
-from nmg.assembly import training_stage
+from nmg.assembly import training_setup
 from nmg.config import resolve_training
 from nmg.statistics import compare
 
@@ -108,9 +108,9 @@ class StockModel:
         return batch, real_BL.bool()
 
 
-def make_scorers(stage: Any, folder: Path, drop: bool) -> dict[str, Any]:
+def make_scorers(setup: Any, folder: Path, drop: bool) -> dict[str, Any]:
     """One scorer a side, all of the same weights; ``drop`` says whether there is dropout."""
-    lm = stage.scorer.language_model
+    lm = setup.scorer.language_model
     lm.save(folder)
     if not drop:
         config = folder / "config.json"
@@ -121,12 +121,12 @@ def make_scorers(stage: Any, folder: Path, drop: bool) -> dict[str, Any]:
     models: dict[str, Any] = {"stock": stock, "again": stock}
     for precision in ("fp32", "bf16"):
         models[precision] = load_language_model(str(folder), precision=precision)
-    return {name: Scorer(model, stage.task) for name, model in models.items()}
+    return {name: Scorer(model, setup.task) for name, model in models.items()}
 
 
-def draw_job(stage: Any, settings: Any, budget: float, seed: int) -> ScoreJob:
+def draw_job(setup: Any, settings: Any, budget: float, seed: int) -> ScoreJob:
     """A deal with random masks."""
-    deal = stage.world.deal(np.random.SeedSequence(seed))
+    deal = setup.world.deal(np.random.SeedSequence(seed))
     rng = np.random.default_rng(seed)
     masks = []
     for context in deal.contexts:
@@ -192,22 +192,22 @@ def main(argv: list[str] | None = None) -> int:
         given = {name: value for name, value in tuning.items() if value is not None}
         flags = {"task": "classification", "dataset": args.dataset, **sizes, **given}
         config = resolve_training(flags, "classification")
-    stage = training_stage(config.data, config.episode)
+    setup = training_setup(config.data, config.episode)
     settings = replace(config.adaptation, finetune_seeds=1)
     with tempfile.TemporaryDirectory() as folder:
-        scorers = make_scorers(stage, Path(folder), not args.no_dropout)
+        scorers = make_scorers(setup, Path(folder), not args.no_dropout)
     if args.draws:
-        job = draw_job(stage, settings, config.episode.budget, seed=0)
+        job = draw_job(setup, settings, config.episode.budget, seed=0)
         compare_dropouts(scorers, job, args.draws)
         return 0
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for seed in range(args.seeds):
-        job = draw_job(stage, settings, config.episode.budget, seed)
+        job = draw_job(setup, settings, config.episode.budget, seed)
         for side in SIDES:
             found[side].append(run(side, scorers[side], job))
         losses = ", ".join(f"{side} {found[side][-1]['nll']:.6f}" for side in SIDES)
         print(f"seed {seed}, nll: {losses}", file=sys.stderr, flush=True)
-    for metric in (stage.task.headline, "nll"):
+    for metric in (setup.task.headline, "nll"):
         report(metric, {side: [row[metric] for row in rows] for side, rows in found.items()})
     return 0
 

@@ -28,7 +28,7 @@ from envs.adaptation.scorer import Scorer
 from envs.models.runtime import tune_runtime
 from envs.tasks.task import Feature
 from envs.text_world import example_stratum, stratified_sample
-from nmg.assembly import training_stage
+from nmg.assembly import training_setup
 from nmg.config import resolve_training
 from nmg.noise_command import measure, noise_of
 
@@ -96,10 +96,10 @@ def main(argv: list[str] | None = None) -> int:
     flags |= {"held_out": 0.5, "score_examples": args.whole, "finetune_seeds": 1}
     flags |= {"contexts": 60, "train_examples": 200}
     config = resolve_training(flags, "classification" if args.task == "classification" else None)
-    stage = training_stage(config.data, config.episode)
-    task = Recorder(stage.task)
-    executor = SerialExecutor(Scorer(stage.scorer.language_model, task, progress))
-    differences = measure(config, stage, executor, args.deals, args.repeats)
+    setup = training_setup(config.data, config.episode)
+    task = Recorder(setup.task)
+    executor = SerialExecutor(Scorer(setup.scorer.language_model, task, progress))
+    differences = measure(config, setup, executor, args.deals, args.repeats)
     cost: Counter[str] = Counter()
     for score in executor.scores.values():
         cost.update(score.cost)

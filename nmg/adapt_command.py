@@ -16,11 +16,11 @@ import numpy as np
 from envs.folders import check_output, whole_folder, write_text
 from envs.further_pretraining import PretrainingSettings
 from nmg.checkpoint import MASKING, chosen_checkpoint
-from nmg.comparison import finite
+from nmg.corpora import add_source, source_texts
 from nmg.limits import refuse_diverged
-from nmg.new_lm_command import add_source, refuse_tables, training_texts
 from nmg.online import ADVERSARIAL
 from nmg.options import ConfigError, add_flags, build, differences, given_flags
+from nmg.run_folders import finite
 
 if TYPE_CHECKING:
     from agents.mask_statistics import MaskStatistics
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from envs.models.prepare import masked_lm_quality
     from envs.models.runtime import tune_runtime
     from nmg.assembly import thread_count
-    from nmg.callbacks import progress_bar
+    from nmg.progress import progress_bar
 
     config = build(AdaptConfig, given_flags(AdaptConfig, args))
     check_output(args.output)
@@ -123,11 +123,9 @@ def run(args: argparse.Namespace) -> int:
     predicted = _forecast(lm, corpus, policy, config.training)
     print(predicted, flush=True)
     started = time.perf_counter()
-    diary = _Diary(corpus, len(lm.tokenizer), config.training)
+    log = MaskLog(corpus, len(lm.tokenizer), config.training)
     with progress_bar() as progress:
-        losses = further_pretrain(
-            lm, corpus, policy, config.training, progress=progress, watch=diary
-        )
+        losses = further_pretrain(lm, corpus, policy, config.training, progress=progress, watch=log)
     after = masked_lm_quality(lm, held_out)
     refuse_diverged(after.loss, config.training.lr)
     logging.disable_progress_bar()
@@ -137,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         "before": asdict(before),
         "after": asdict(after),
         "losses": losses,
-        "preferences": diary.summaries(),
+        "preferences": log.summaries(),
     }
     with whole_folder(args.output) as folder:
         lm.save(folder)
@@ -145,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
             policy.save(folder / MASKING)
         write_text(folder / RECORD, json.dumps(finite(record), indent=2) + "\n")
     print(f"after:  {after.loss:.3f} nats, {after.accuracy:.1f}% right (randomly masked tokens)")
-    print(diary.table())
+    print(log.table())
     print(f"{predicted.against(time.perf_counter() - started)} The model is in {args.output}.")
     return 0
 
@@ -175,14 +173,8 @@ def _corpus(
 ) -> tuple[Corpus, list[Context]]:
     from envs.models.prepare import held_out_split
     from envs.text.corpus import build_corpus
-    from envs.text.readers import read_documents
 
-    if args.corpus:
-        refuse_tables(args.corpus)
-        texts = [text for path in args.corpus for text in read_documents(path)]
-    else:
-        texts = training_texts(args)
-    whole = build_corpus(texts, lm.tokenizer, lm.window(window))
+    whole = build_corpus(source_texts(args), lm.tokenizer, lm.window(window))
     return held_out_split(whole, seed)
 
 
@@ -223,7 +215,7 @@ def _saved_policy(folder: Path, data: ModelConfig) -> Any:
     return load_policy(chosen_checkpoint(folder), TokenStates(twin), len(twin.tokenizer))
 
 
-class _Diary:
+class MaskLog:
     """What the masks prefer, in each of some stretches of the training."""
 
     def __init__(self, corpus: Corpus, vocab_size: int, settings: PretrainingSettings) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -13,7 +14,7 @@ from torch import Tensor
 from agents.fragments import FragmentOf
 from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.generation_scorer import GenerationScorer
-from envs.adaptation.jobs import BASE, Executor, Progress
+from envs.adaptation.jobs import BASE, Progress
 from envs.adaptation.scorer import Scorer
 from envs.fragment_env import RandomFragment
 from envs.models.language_model import LanguageModel
@@ -25,8 +26,8 @@ from envs.references import Policy, UniformRandom
 from envs.tasks.task import Task
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, setting_name
-from nmg.domain_corpus import corpus_documents, corpus_line
+from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, TrainingConfig, setting_name
+from nmg.corpora import corpus_documents, corpus_line
 from nmg.executors import ProcessExecutor
 from nmg.limits import two_columns
 from nmg.options import ConfigError
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
-    """What episodes are played on.
+class Setup:
+    """What maskings are scored on.
 
     Attributes:
-        world: deals them.
+        world: deals contexts and examples.
         task: names the metrics.
         scorer: runs score jobs in this process.
         states: what policies see of the language model; its weights are its own, since the
@@ -72,6 +73,12 @@ class Stage:
         return FragmentOf(masking) if self.fragments and masking is not None else masking
 
 
+def learned_metric(config: TrainingConfig, task: Task) -> tuple[str, bool]:
+    """The metric that the agent learns from, and whether higher is better."""
+    name = task.headline if config.agent.metric == "headline" else config.agent.metric
+    return name, task.higher_is_better[name]
+
+
 def text_model(data: DataConfig) -> LanguageModel:
     """The language model of the settings."""
     return load_language_model(data.model, device=data.device, precision=data.precision)
@@ -85,7 +92,7 @@ def generation_model(data: DataConfig | GenerationData) -> Seq2SeqModel:
     )
 
 
-def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
+def training_setup(data: DataConfig, episode: EpisodeConfig) -> Setup:
     """The world that meta-training plays in.
 
     Raises:
@@ -98,9 +105,9 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
                 f"model is {data.model!r}, but the testbed has one of its own; leave it out, or "
                 "give a --task and a --dataset of real text."
             )
-        return generated_stage(data.dataset)
+        return generated_setup(data.dataset)
     if data.task == "generation":
-        return _generation_stage(data, episode)
+        return _generation_setup(data, episode)
     from envs.building import build_text_world
 
     documents = corpus_documents(data)  # before the model: a wrong file is told at once
@@ -124,10 +131,10 @@ def training_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         labelled=data.labelled,
     )
     about = corpus_line(data, len(documents), len(world.documents)) if documents else ""
-    return Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)), about=about)
+    return Setup(world, task, Scorer(lm, task), TokenStates(text_model(data)), about=about)
 
 
-def _generation_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
+def _generation_setup(data: DataConfig, episode: EpisodeConfig) -> Setup:
     from envs.generation_building import build_generation_task, build_generation_world
 
     model = generation_model(data)
@@ -149,10 +156,10 @@ def _generation_stage(data: DataConfig, episode: EpisodeConfig) -> Stage:
         held_out=episode.held_out,
     )
     states = TokenStates(generation_model(data))
-    return Stage(world, cast(Any, task), GenerationScorer(model, task), states, fragments=True)
+    return Setup(world, cast(Any, task), GenerationScorer(model, task), states, fragments=True)
 
 
-def generated_stage(dataset: str, family: Literal["train", "test"] = "train") -> Stage:
+def generated_setup(dataset: str, family: Literal["train", "test"] = "train") -> Setup:
     """The generated world with the known best mask.
 
     Args:
@@ -166,7 +173,7 @@ def generated_stage(dataset: str, family: Literal["train", "test"] = "train") ->
     world: Any = testbed.world
     twin = build_testbed(setting, family=family)
     scorer = Scorer(testbed.language_model, testbed.task)
-    return Stage(world, testbed.task, scorer, TokenStates(twin.language_model))
+    return Setup(world, testbed.task, scorer, TokenStates(twin.language_model))
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class ScorerFactory:
 
 def _scorer(data: DataConfig, task: Task | None) -> Scorer:
     if task is None:
-        return generated_stage(data.dataset).scorer
+        return generated_setup(data.dataset).scorer
     if data.task == "generation":
         return GenerationScorer(generation_model(data), cast(Any, task))
     return Scorer(text_model(data), task)
@@ -217,19 +224,6 @@ def share_weights(scorer: Scorer, folder: Path | None) -> Scorer:
     return scorer
 
 
-@dataclass(frozen=True, eq=False)
-class Workshop:
-    """Where score jobs are run.
-
-    Attributes:
-        executor: remembers scores by content.
-        close: stops the workers.
-    """
-
-    executor: CachedExecutor
-    close: Callable[[], None]
-
-
 def worker_count(data: DataConfig) -> int:
     """Worker processes to use: as set, else one per core that this process may use."""
     if data.workers or data.device != "cpu":
@@ -249,15 +243,16 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_workshop(
-    on: Stage,
+@contextmanager
+def open_executor(
+    on: Setup,
     data: DataConfig,
     *,
     cache: Path | None = None,
     weights: Path | None = None,
     timeout: float | None = None,
     bar: Any = None,
-) -> Workshop:
+) -> Iterator[CachedExecutor]:
     """Run score jobs here, or on worker processes if there are to be more than one.
 
     Args:
@@ -273,10 +268,10 @@ def open_workshop(
     cache = cache and cache / on.scorer.fingerprint
     if workers == 1:
         on.scorer.progress = bar or on.scorer.progress
-        inner: Executor = SerialExecutor(share_weights(on.scorer, weights))
-        return Workshop(CachedExecutor(inner, cache, bar and bar.job_done), lambda: None)
+        serial = SerialExecutor(share_weights(on.scorer, weights))
+        yield CachedExecutor(serial, cache, bar and bar.job_done)
+        return
     task = None if data.task == "testbed" else on.task
-    pool = ProcessExecutor(
-        ScorerFactory(data, task, weights), workers, timeout=timeout, progress=bar
-    )
-    return Workshop(CachedExecutor(pool, cache, bar and bar.job_done), pool.close)
+    factory = ScorerFactory(data, task, weights)
+    with ProcessExecutor(factory, workers, timeout=timeout, progress=bar) as pool:
+        yield CachedExecutor(pool, cache, bar and bar.job_done)

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from nmg.run_folders import finite
 from nmg.statistics import Comparison, compare
 
 RANDOM = "random"
 """The masking that all others are compared with, unless another is named."""
+AGAIN = "random again"
+"""Random masking with other draws."""
 LIKELIHOOD = "nll"
 
 
@@ -238,12 +241,3 @@ def as_json(table: ComparisonTable) -> dict[str, Any]:
         "rows": rows,
         **more,
     }
-
-
-def finite(value: Any) -> Any:
-    """The same for JSON, which has no infinities and no NaN: they become null."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

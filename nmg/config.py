@@ -208,6 +208,11 @@ class ComparisonConfig:
                 "above 0 and at most 1."
             )
 
+    @property
+    def all_seeds(self) -> range:
+        """Of the comparison, in order."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
 
 @dataclass(frozen=True)
 class TestingConfig:

@@ -15,7 +15,7 @@ from nmg.evaluation import Masking, Rehearsed, masking_job
 if TYPE_CHECKING:
     from envs.adaptation.scorer import Scorer
     from envs.world import Deal, World
-    from nmg.assembly import Stage
+    from nmg.assembly import Setup
     from nmg.config import TrainingConfig
     from nmg.score_cache import CachedExecutor
 
@@ -119,7 +119,7 @@ def forecast(
 
 
 def forecast_maskings(
-    stage: Stage,
+    setup: Setup,
     deal: Deal,
     count: int,
     *,
@@ -132,16 +132,16 @@ def forecast_maskings(
     if not count:
         return Forecast(0, {}, 0.0, workers)
     job = masking_job(
-        stage.world,
+        setup.world,
         deal,
-        stage.random,
+        setup.random,
         name="random",
         budget=budget,
         settings=settings,
         run=run,
         number=0,
     )
-    return forecast({"masking": (count, job)}, probe(stage.scorer, job), workers)
+    return forecast({"masking": (count, job)}, probe(setup.scorer, job), workers)
 
 
 def jobs_left(
@@ -184,12 +184,12 @@ def jobs_left(
     )
 
 
-def forecast_run(config: TrainingConfig, stage: Stage, deal: Deal, count: int) -> Forecast:
+def forecast_run(config: TrainingConfig, setup: Setup, deal: Deal, count: int) -> Forecast:
     """The same with the settings of a run."""
     from nmg.assembly import worker_count
 
     return forecast_maskings(
-        stage,
+        setup,
         deal,
         count,
         budget=config.episode.budget,

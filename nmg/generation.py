@@ -1,9 +1,4 @@
-"""Experiments of generation: pre-training objectives compared over the same seeds.
-
-One row of the table is one *arm*: how the model is pre-trained on the texts of the training pairs
-(not at all, on fragments, on scattered tokens) and how it is then fine-tuned on few of the pairs
-(as usual, or with adversarially masked sources).
-"""
+"""What the arms of a comparison in generation train on: texts, masks, pairs, as score jobs."""
 
 from __future__ import annotations
 
@@ -16,16 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmg.generation_config import (
-    UNIFORM,
-    GenerationAdaptation,
-    GenerationComparison,
-    GenerationConfig,
-    ObjectiveName,
-)
+from nmg.generation_arms import Arm, arms, is_learned
+from nmg.generation_config import UNIFORM, GenerationAdaptation, GenerationConfig
 from nmg.limits import two_columns
-from nmg.options import ConfigError
-from nmg.testing import policy_name
 
 if TYPE_CHECKING:
     from agents.fragments import FragmentOf
@@ -37,72 +25,8 @@ AT_ONCE = 256
 """Texts that a placement is asked about together."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One row of the table.
-
-    Attributes:
-        objective: how it is trained.
-        k: share of a sentence that is masked; ``None`` without pre-training.
-        placement: where fragments lie: ``uniform``, a strategy, or the run folder of a learned
-            policy.
-    """
-
-    objective: ObjectiveName
-    k: float | None = None
-    placement: str = UNIFORM
-
-    @property
-    def kind(self) -> str:
-        """How pairs are fine-tuned on: ``plain`` or ``amt``."""
-        return "amt" if self.objective == "amt" else "plain"
-
-    @property
-    def name(self) -> str:
-        """As the table calls it."""
-        if self.k is None:
-            return self.objective
-        share = {0.0: "one token", 1.0: "all"}.get(self.k, f"{self.k:g}")
-        place = self.placement
-        if is_learned(place):
-            place = policy_name(Path(place), ())
-        where = "" if place == UNIFORM else f" at {place}"
-        return f"{self.objective} k={share}{where}"
-
-
-def is_learned(placement: str) -> bool:
-    """Whether a placement is a folder, of a learned policy, and not a word."""
-    return placement != UNIFORM and ("/" in placement or Path(placement).is_dir())
-
-
-def arms(comparison: GenerationComparison) -> list[Arm]:
-    """Every arm, the reference first.
-
-    Raises:
-        ConfigError: if the table would call two of them the same.
-    """
-    found = [Arm("none")]
-    for objective in comparison.objective:
-        if objective == "mass":
-            places = comparison.placement
-            found += [Arm(objective, share, place) for place in places for share in comparison.k]
-        elif objective == "scattered":
-            # One token, and all of them, are the same scattered or not.
-            same = {0.0, 1.0} if "mass" in comparison.objective else set()
-            shares = comparison.scattered_k or [k for k in comparison.k if k not in same]
-            found += [Arm(objective, share) for share in shares]
-        elif objective == "amt":
-            found.append(Arm(objective))
-    found = list(dict.fromkeys(found))
-    names = [arm.name for arm in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"Two arms are called {twice!r}; give one of them, or rename a run.")
-    return found
-
-
 @dataclass(frozen=True, eq=False)
-class Material:
+class GenerationSetup:
     """What all arms work with.
 
     Attributes:
@@ -127,7 +51,7 @@ class Material:
         )
 
 
-def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material:
+def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> GenerationSetup:
     """Read the data set.
 
     Raises:
@@ -174,7 +98,7 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Material
     for name in {arm.placement for arm in arms(comparison)} - {UNIFORM, *policies}:
         _strategy(corpus, name)  # a wrong name is told before anything is written
     chosen = test[: comparison.test_examples or None]
-    return Material(
+    return GenerationSetup(
         corpus,
         task.features(splits.train, training=True),
         task.features(chosen, training=False),
@@ -204,7 +128,7 @@ def learned_policies(config: GenerationConfig) -> dict[str, FragmentOf]:
 
 
 def arm_jobs(
-    config: GenerationConfig, material: Material, arm: Arm, seed: int
+    config: GenerationConfig, setup: GenerationSetup, arm: Arm, seed: int
 ) -> Iterator[tuple[int, Any]]:
     """The score jobs of an arm by number of pairs; they share their pre-training.
 
@@ -214,21 +138,21 @@ def arm_jobs(
 
     settings, contexts, masks = config.adaptation, [], None
     if arm.k is not None:
-        contexts = list(material.corpus) * settings.pretrain_epochs
-        masks = _masks(material, arm, settings.pretrain_epochs, seed)
+        contexts = list(setup.corpus) * settings.pretrain_epochs
+        masks = _masks(setup, arm, settings.pretrain_epochs, seed)
     for count in config.comparison.pairs:
         yield (
             count,
             ScoreJob(
                 contexts=contexts,
                 masks=masks,
-                train=_sample(material.train, count, seed),
-                score=material.test,  # type: ignore[arg-type]  # pairs have all a job asks of them
+                train=_sample(setup.train, count, seed),
+                score=setup.test,  # type: ignore[arg-type]  # pairs have all a job asks of them
                 # Every visit has a mask of its own: the visits are contexts of a single epoch.
                 settings=replace(
                     settings,
                     pretrain_epochs=1,
-                    finetune_epochs=_visits(settings, count or len(material.train)),
+                    finetune_epochs=_visits(settings, count or len(setup.train)),
                     finetune_steps=0,
                 ),
                 seed=seed,
@@ -251,14 +175,14 @@ def _sample(pairs: Sequence[Any], count: int, seed: int) -> Sequence[Any]:
     return [pairs[i] for i in np.sort(order[:count])]
 
 
-def _masks(material: Material, arm: Arm, visits: int, seed: int) -> list[np.ndarray]:
+def _masks(setup: GenerationSetup, arm: Arm, visits: int, seed: int) -> list[np.ndarray]:
     from envs.adaptation.mass import random_fragment, random_scattered
 
     assert arm.k is not None
-    corpus = material.corpus
+    corpus = setup.corpus
     rng = np.random.default_rng([seed, 2, zlib.crc32(arm.name.encode())])
     if arm.objective == "mass" and arm.placement != UNIFORM:
-        policy = material.policies.get(arm.placement) or _strategy(corpus, arm.placement)
+        policy = setup.policies.get(arm.placement) or _strategy(corpus, arm.placement)
         return _placed_fragments(corpus, policy, arm.k, visits, rng)
     draw = random_fragment if arm.objective == "mass" else random_scattered
     return [draw(context.maskable, arm.k, rng) for _ in range(visits) for context in corpus]

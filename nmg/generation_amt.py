@@ -19,45 +19,45 @@ if TYPE_CHECKING:
 States = Callable[[Sequence[Any]], "tuple[torch.Tensor, torch.Tensor]"]
 
 
-def fused_encoder(config: GenerationConfig) -> LanguageModel | None:
-    """The masked language model whose states ``amt`` feeds to the translator, if any."""
-    from envs.models.loading import load_language_model
+class AdversarialObjective:
+    """Makes the objective of ``amt``, which may be fed the states of a masked language model.
 
-    if config.comparison.fused is None:
-        return None
-    return load_language_model(
-        config.comparison.fused, device=config.data.device, precision=config.data.precision
-    )
+    Args:
+        config: what is masked, and which model is fused.
 
+    Attributes:
+        fingerprint: of the weights that it reads besides the translator's; empty without any.
+    """
 
-def adversarial_objective(
-    config: GenerationConfig, fused: LanguageModel | None
-) -> Callable[[Seq2SeqModel], Objective]:
-    """Makes the objective of ``amt``."""
-    from agents.adversarial_translation import (
-        AdversarialTranslation,
-        AdversarialTranslationSettings,
-    )
-    from envs.adaptation.generation_scorer import Translation
-    from envs.text.corpus import special_marks
+    def __init__(self, config: GenerationConfig) -> None:
+        from envs.models.loading import load_language_model
 
-    comparison = config.comparison
-    settings = AdversarialTranslationSettings(
-        ratio=comparison.ratio, embedding=comparison.mask_embedding
-    )
-    states, width = (None, 0) if fused is None else (_states(fused), fused.width)
+        self._settings, data = config.comparison, config.data
+        self._states, self._width, self.fingerprint = None, 0, ""
+        if self._settings.fused is not None:
+            fused = load_language_model(
+                self._settings.fused, device=data.device, precision=data.precision
+            )
+            self._states, self._width = _states(fused), fused.width
+            self.fingerprint = fused.fingerprint
 
-    def objective(model: Seq2SeqModel) -> Objective:
+    def __call__(self, model: Seq2SeqModel) -> Objective:
+        from agents.adversarial_translation import (
+            AdversarialTranslation,
+            AdversarialTranslationSettings,
+        )
+        from envs.adaptation.generation_scorer import Translation
+        from envs.text.corpus import special_marks
+
+        given = self._settings
         return AdversarialTranslation(
-            Translation(model, comparison.smoothing),
+            Translation(model, given.smoothing),
             model.model,
             special_marks(model.tokenizer).tolist(),
-            settings,
-            states=states,
-            states_width=width,
+            AdversarialTranslationSettings(ratio=given.ratio, embedding=given.mask_embedding),
+            states=self._states,
+            states_width=self._width,
         )
-
-    return objective
 
 
 def _states(lm: LanguageModel) -> States:

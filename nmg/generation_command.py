@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from envs.models.seq2seq import Seq2SeqModel
     from nmg.comparison import ComparisonTable
     from nmg.forecast import Forecast
-    from nmg.generation import Arm, Material
+    from nmg.generation import GenerationSetup
+    from nmg.generation_arms import Arm
     from nmg.score_cache import CachedExecutor
 
 EXAMPLES = """examples:
@@ -81,18 +82,15 @@ def run(args: argparse.Namespace) -> int:
 
 def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, ComparisonTable]:
     """Score every arm with every seed; print and write one table for each number of pairs."""
-    from envs.adaptation.executor import SerialExecutor
-    from envs.folders import write_text
     from envs.generation_building import build_generation_task
+    from envs.models.runtime import tune_runtime
     from nmg.assembly import generation_model
-    from nmg.callbacks import EpisodeBar
     from nmg.checkpoint import chosen_checkpoint, described_choice
-    from nmg.comparison import as_json, as_text, tabulate
-    from nmg.generation import arm_jobs, arms, gather
-    from nmg.score_cache import CachedExecutor
-    from nmg.training import prepare_process
+    from nmg.comparison import tabulate
+    from nmg.generation import gather
+    from nmg.generation_arms import arms
 
-    prepare_process()
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
     data, comparison = config.data, config.comparison
     model = generation_model(data)
     task = build_generation_task(
@@ -103,41 +101,16 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         max_target_length=data.max_target_length,
         prefix=data.prefix,
     )
-    material, rows = gather(config, model, task), arms(comparison)
+    setup, rows = gather(config, model, task), arms(comparison)
     check_tables(folder, comparison, rows)
-    bar = EpisodeBar(len(rows) * comparison.seeds * len(comparison.pairs), "score job")
-    scorers = make_scorers(config, model, task, {arm.kind for arm in rows}, bar)
+    scorers = make_scorers(config, model, task, {arm.kind for arm in rows})
     # Only now: a comparison that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
-    executors = {
-        kind: CachedExecutor(
-            SerialExecutor(scorer),
-            folder / "scores" / scorer.fingerprint / place,
-            bar.job_done,
-        )
-        for kind, (scorer, place) in scorers.items()
-    }
     arms_text = "1 arm" if len(rows) == 1 else f"{len(rows)} arms"
     seeds_text = "1 seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"
-    print(f"{material.about}; {arms_text} x {seeds_text}", flush=True)
-    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    scores: dict[int, dict[str, list[dict[str, float]]]] = {
-        count: {arm.name: [] for arm in rows} for count in comparison.pairs
-    }
-    predicted, started = None, 0.0
-    try:
-        for seed in seeds:
-            for arm in rows:
-                for count, job in arm_jobs(config, material, arm, seed):
-                    if predicted is None and not executors[arm.kind].remembers(job):
-                        predicted = forecast_arms(config, material, rows, scorers, executors, seed)
-                        print(predicted, flush=True)
-                        started = time.perf_counter()
-                    score = executors[arm.kind].submit(job).result()
-                    scores[count][arm.name].append(dict(score.metrics))
-    finally:
-        bar.close()
+    print(f"{setup.about}; {arms_text} x {seeds_text}", flush=True)
+    scores, took = score(config, folder, setup, rows, scorers)
     tables = {
         count: tabulate(
             scores[count],
@@ -147,43 +120,86 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         )
         for count in comparison.pairs
     }
+    print("\n" + write_results(folder, setup.about, tables, comparison.all_seeds))
+    for placement in setup.policies:
+        checkpoint = chosen_checkpoint(Path(placement))
+        print(f"{placement}: {described_choice(Path(placement), checkpoint)}")
+    print(f"{took} Results: {folder}")
+    return tables
+
+
+def make_scorers(
+    config: GenerationConfig, model: Seq2SeqModel, task: Any, kinds: Collection[str]
+) -> dict[str, GenerationScorer]:
+    """The scorer of each kind of arm.
+
+    All of them before any job: a scorer takes the model's weights as it finds them.
+    """
+    from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
+    from nmg.generation_amt import AdversarialObjective
+
+    settings = GenerationSettings(config.comparison.beams, config.comparison.smoothing)
+    made = {}
+    for kind in sorted(kinds):
+        objective = AdversarialObjective(config) if kind == "amt" else None
+        made[kind] = GenerationScorer(model, task, settings=settings, objective=objective)
+    return made
+
+
+def score(
+    config: GenerationConfig,
+    folder: Path,
+    setup: GenerationSetup,
+    rows: Sequence[Arm],
+    scorers: Mapping[str, GenerationScorer],
+) -> tuple[dict[int, dict[str, list[dict[str, float]]]], str]:
+    """The metrics of every arm for each seed, by number of pairs, and a word on what it took."""
+    from envs.adaptation.executor import SerialExecutor
+    from nmg.generation import arm_jobs
+    from nmg.progress import ProgressBar
+    from nmg.score_cache import CachedExecutor
+
+    comparison = config.comparison
+    scores: dict[int, dict[str, list[dict[str, float]]]] = {
+        count: {arm.name: [] for arm in rows} for count in comparison.pairs
+    }
+    predicted, started = None, 0.0
+    jobs = len(rows) * comparison.seeds * len(comparison.pairs)
+    with ProgressBar(jobs, "score job") as bar:
+        executors = {}
+        for kind, scorer in scorers.items():
+            scorer.progress = bar
+            cache = folder / "scores" / scorer.fingerprint / kind
+            executors[kind] = CachedExecutor(SerialExecutor(scorer), cache, bar.job_done)
+        for seed in comparison.all_seeds:
+            for arm in rows:
+                for count, job in arm_jobs(config, setup, arm, seed):
+                    if predicted is None and not executors[arm.kind].remembers(job):
+                        predicted = forecast_arms(config, setup, rows, scorers, executors, seed)
+                        print(predicted, flush=True)
+                        started = time.perf_counter()
+                    result = executors[arm.kind].submit(job).result()
+                    scores[count][arm.name].append(dict(result.metrics))
+    if predicted is None:
+        return scores, "All scores were there."
+    return scores, predicted.against(time.perf_counter() - started)
+
+
+def write_results(
+    folder: Path, about: str, tables: Mapping[int, ComparisonTable], seeds: Sequence[int]
+) -> str:
+    """Write ``results.json`` and ``table.txt``; gives the tables as text."""
+    from envs.folders import write_text
+    from nmg.comparison import as_json, as_text
+
     texts = [f"{_pairs(count)}:\n\n{as_text(table)}\n" for count, table in tables.items()]
     results = {str(count): as_json(table) for count, table in tables.items()}
     write_text(
         folder / "results.json",
         json.dumps({"pairs": results, "seeds": list(seeds)}, indent=2) + "\n",
     )
-    write_text(folder / "table.txt", "\n".join([f"{material.about}\n", *texts]))
-    print("\n" + "\n".join(texts))
-    for placement in material.policies:
-        checkpoint = chosen_checkpoint(Path(placement))
-        print(f"{placement}: {described_choice(Path(placement), checkpoint)}")
-    took = predicted and predicted.against(time.perf_counter() - started)
-    print(f"{took or 'All scores were there.'} Results: {folder}")
-    return tables
-
-
-def make_scorers(
-    config: GenerationConfig, model: Seq2SeqModel, task: Any, kinds: Collection[str], bar: Any
-) -> dict[str, tuple[GenerationScorer, str]]:
-    """The scorer of each kind of arm, and the folder of its scores.
-
-    All of them before any job: a scorer takes the model's weights as it finds them.
-    """
-    from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings
-    from nmg.generation_amt import adversarial_objective, fused_encoder
-
-    settings = GenerationSettings(config.comparison.beams, config.comparison.smoothing)
-    made = {}
-    for kind in sorted(kinds):
-        objective, place = None, kind
-        if kind == "amt":
-            fused = fused_encoder(config)
-            objective = adversarial_objective(config, fused)
-            place = kind if fused is None else f"{kind}-{fused.fingerprint}"
-        scorer = GenerationScorer(model, task, bar, settings=settings, objective=objective)
-        made[kind] = scorer, place
-    return made
+    write_text(folder / "table.txt", "\n".join([f"{about}\n", *texts]))
+    return "\n".join(texts)
 
 
 def check_tables(folder: Path, comparison: GenerationComparison, rows: Sequence[Arm]) -> None:
@@ -193,7 +209,7 @@ def check_tables(folder: Path, comparison: GenerationComparison, rows: Sequence[
         ValueError: if one would.
     """
     names = [arm.name for arm in rows]
-    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+    seeds = comparison.all_seeds
 
     def lost(before: dict[str, Any]) -> list[str]:
         counts = {int(count): table["rows"] for count, table in before["pairs"].items()}
@@ -207,9 +223,9 @@ def check_tables(folder: Path, comparison: GenerationComparison, rows: Sequence[
 
 def forecast_arms(
     config: GenerationConfig,
-    material: Material,
+    setup: GenerationSetup,
     rows: Sequence[Arm],
-    scorers: Mapping[str, tuple[GenerationScorer, str]],
+    scorers: Mapping[str, GenerationScorer],
     executors: Mapping[str, CachedExecutor],
     seed: int,
 ) -> Forecast:
@@ -217,19 +233,19 @@ def forecast_arms(
     from nmg.forecast import forecast, probe
     from nmg.generation import arm_jobs
 
-    seeds = range(seed, config.comparison.first_seed + config.comparison.seeds)
+    seeds = range(seed, config.comparison.all_seeds.stop)
     # To make the jobs of all seeds takes long; it tells something only where some are done.
     looked_at = seeds if any(executor.holds_scores for executor in executors.values()) else [seed]
     parts = []
-    for kind, (scorer, _) in scorers.items():
+    for kind, scorer in scorers.items():
         mine = [arm for arm in rows if arm.kind == kind]
         masked = max(mine, key=lambda arm: arm.k is not None)
-        _, example = next(arm_jobs(config, material, masked, seed))
+        _, example = next(arm_jobs(config, setup, masked, seed))
         rates = probe(scorer, example)
         for arm in mine:
             left: dict[int, list[ScoreJob]] = {}
             for each in looked_at:
-                for pairs, job in arm_jobs(config, material, arm, each):
+                for pairs, job in arm_jobs(config, setup, arm, each):
                     if not executors[kind].remembers(job):
                         left.setdefault(pairs, []).append(job)
             for number, jobs in enumerate(left.values()):

@@ -113,6 +113,11 @@ class GenerationComparison:
             if not 0 <= share <= 1:
                 raise ConfigError(f"k is {share}; it must be between 0 (one token) and 1 (all).")
 
+    @property
+    def all_seeds(self) -> range:
+        """Of the comparison, in order."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
 
 @dataclass(frozen=True)
 class GenerationAdaptation(AdaptationSettings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmg.config import TESTBED_MODEL
+from nmg.painting import painted, use_colour
 
 if TYPE_CHECKING:
     from envs.text.corpus import Corpus
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Mask the text and print it."""
     from envs.text.corpus import build_corpus
     from nmg.checkpoint import chosen_checkpoint
-    from nmg.testing import trained_settings
+    from nmg.run_folders import trained_settings
 
     for name, least in (("window", 1), ("seed", 0)):
         if getattr(args, name) < least:
@@ -83,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _language_model(name: str, trained: Mapping[str, Any]) -> Any:
     """The language model of a name, of the kind that the policy's run had."""
-    from nmg.assembly import generated_stage, generation_model, text_model
+    from nmg.assembly import generated_setup, generation_model, text_model
     from nmg.config import DataConfig
 
     if _is_testbeds(name, trained):
-        return generated_stage(trained.get("dataset", "testbed")).states.language_model
+        return generated_setup(trained.get("dataset", "testbed")).states.language_model
     if trained.get("task") == "generation":
         languages = tuple(trained.get("languages", ()))
         if trained.get("side") == "target":
@@ -172,13 +172,6 @@ def mask_corpus(corpus: Corpus, policy: Any, budget: float, seed: int = 0) -> li
     return spaces.cut(masks_BL, corpus.contexts)
 
 
-def use_colour(stream: Any) -> bool:
-    """Colour on a terminal, unless NO_COLOR says otherwise; FORCE_COLOR for pipes."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
-
-
 def masked_spans(
     corpus: Corpus, masks: Sequence[np.ndarray], texts: Sequence[str], window: int
 ) -> list[list[tuple[int, int]]]:
@@ -220,18 +213,3 @@ def _offsets(text: str, tokenizer: Any, window: int) -> list[list[tuple[int, int
     )
     rows = zip(encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
     return [found for found, special in rows if not all(special)]
-
-
-def painted(text: str, spans: Sequence[tuple[int, int]], colour: bool) -> str:
-    """The text with the spans in colour, or in brackets."""
-    pieces, at = [], 0
-    for start, end in spans:
-        # Byte-level tokens begin with the space before the word.
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        pieces += [text[at:start], _paint(text[start:end], colour)]
-        at = end
-    return "".join([*pieces, text[at:]])
-
-
-def _paint(text: str, colour: bool) -> str:
-    return f"\x1b[1;97;44m{text}\x1b[0m" if colour else f"[{text}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def untrained_policy(run: Path, states: TokenStates, vocab_size: int) -> Policy:
             f"{folder} has no checkpoint 000000 of the untrained policy; use --no-controls."
         )
     return load_policy(first[0], states, vocab_size)
+
+
+def policy_name(run: Path, taken: Any) -> str:
+    """What the table calls a policy: its run's name, numbered if there are two of it."""
+    run = Path(os.path.abspath(run))  # `.` has no name
+    folder = run.parent.parent if run.parent.name == "checkpoints" else run
+    name = folder.name if folder == run else f"{folder.name}@{int(run.name)}"
+    number, unique = 2, name
+    while unique in taken:
+        unique, number = f"{name} ({number})", number + 1
+    return unique
 
 
 def controls(

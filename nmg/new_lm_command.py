@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from envs.folders import check_output, whole_folder
 from envs.models.new_model import ModelSize
 from envs.models.new_tokenizer import Family
-from nmg.data_command import TASKS
-from nmg.limits import at_least, two_columns
+from nmg.corpora import add_source, source_texts
+from nmg.limits import at_least
 from nmg.options import add_flags, build, given_flags
 
 if TYPE_CHECKING:
@@ -79,31 +77,6 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which texts a model is made of."""
-    corpus = parser.add_mutually_exclusive_group(required=True)
-    corpus.add_argument(
-        "--corpus",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="plain text, JSON lines, parquet, .gz",
-    )
-    corpus.add_argument(
-        "--dataset",
-        metavar="NAME|PATH",
-        help="the training texts of a data set, or of a table (csv, jsonl ...); of pairs, both",
-    )
-    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
-    parser.add_argument("--task", choices=TASKS, help="of the data set, where it does not tell")
-    parser.add_argument(
-        "--columns",
-        nargs=2,
-        metavar=("TEXT", "LABEL"),
-        help="names of its columns, where not the usual",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Make the model and save it."""
     from transformers.utils import logging
@@ -116,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output)
     size = ModelSize(config.width, config.layers, config.heads, config.length)
     family = config.tokenizer or _family(config.architecture)
-    texts = _texts(args)
+    texts = source_texts(args)
     tokenizer = train_tokenizer(
         texts, family, vocab_size=config.vocab_size, max_length=config.length
     )
@@ -144,53 +117,3 @@ def _family(architecture: str) -> Family:
         hint = nearest(architecture, ARCHITECTURES)
         raise ValueError(f"There is no architecture {architecture!r}{hint}.")
     return ARCHITECTURES[architecture].tokenizer
-
-
-def _texts(args: argparse.Namespace) -> list[str]:
-    from envs.text.readers import read_documents
-
-    if args.corpus:
-        refuse_tables(args.corpus)
-        return [text for path in args.corpus for text in read_documents(path)]
-    return training_texts(args)
-
-
-def refuse_tables(paths: Sequence[Path], advice: str = "give it by --dataset") -> None:
-    """See to it that no table is read as plain text.
-
-    Args:
-        paths: of the files.
-        advice: what to do with a table instead, up to its path.
-
-    Raises:
-        ValueError: for a csv or tsv file, whose texts are one column of it.
-    """
-    for path in paths:
-        if {".csv", ".tsv"} & set(path.suffixes):
-            raise ValueError(f"{path} is a table, not plain text; {advice} {path}.")
-
-
-def training_texts(args: argparse.Namespace) -> list[str]:
-    """The different texts of a data set's training split; of pairs, sources and targets.
-
-    Args:
-        args: what the flags of `add_source` say.
-    """
-    from envs.text.datasets import load_splits
-    from envs.text.examples import GenerationExample, example_text
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        splits = load_splits(
-            args.dataset,
-            task=args.task,
-            data_dir=args.data_dir,
-            columns=two_columns(tuple(args.columns or ())),
-            parts=("train",),
-        )
-    texts: list[str] = []
-    for example in splits.train:
-        texts.append(example_text(example))
-        if isinstance(example, GenerationExample):
-            texts += example.targets
-    return list(dict.fromkeys(texts))

@@ -52,6 +52,10 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+RIGHT = 0.9
+"""How often the sign of a difference is to be right."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """What is known of the reward of one metric.
@@ -72,11 +76,11 @@ class Noise:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from agents.strategies import strategy_key
-    from nmg.assembly import open_workshop, training_stage
-    from nmg.callbacks import EpisodeBar
+    from envs.models.runtime import tune_runtime
+    from nmg.assembly import open_executor, training_setup
     from nmg.evaluation import seed_of
     from nmg.forecast import forecast_run
-    from nmg.training import prepare_process
+    from nmg.progress import ProgressBar
 
     if args.deals < 2 or (args.repeats < 2 and not args.strategy):
         raise ValueError(
@@ -87,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_idle(config.data.task, flags)
     for name in args.strategy:
         strategy_key(name)  # a wrong one is told at once
-    prepare_process()
-    on = training_stage(config.data, config.episode)
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
+    on = training_setup(config.data, config.episode)
     if on.about:
         print(on.about)
     if args.strategy and on.fragments:
@@ -98,16 +102,14 @@ def run(args: argparse.Namespace) -> int:
     predicted = forecast_run(config, on, deal, jobs)
     print(predicted, flush=True)
     started = time.perf_counter()
-    bar = EpisodeBar(jobs, "score job")
-    shop = open_workshop(on, config.data, bar=bar)
-    try:
+    with (
+        ProgressBar(jobs, "score job") as bar,
+        open_executor(on, config.data, bar=bar) as executor,
+    ):
         if args.strategy:
-            found = as_text(effects(config, on, shop.executor, args.deals, args.strategy))
+            found = as_text(effects(config, on, executor, args.deals, args.strategy))
         else:
-            found = noise_text(config, on, shop.executor, args.deals, args.repeats)
-    finally:
-        bar.close()
-        shop.close()
+            found = noise_text(config, on, executor, args.deals, args.repeats)
     print("\n" + found)
     print("\n" + predicted.against(time.perf_counter() - started))
     return 0
@@ -120,7 +122,7 @@ def noise_text(config: TrainingConfig, on: Any, executor: Any, deals: int, repea
     pair = (time.perf_counter() - started) / (deals * repeats)
     better = on.task.higher_is_better
     parts = [
-        describe(metric, values_DR, better.get(metric, True), pair)
+        describe(metric, values_DR, better[metric], pair)
         for metric, values_DR in differences.items()
     ]
     return "\n\n".join([f"A pair of score jobs takes {pair:.3g} s here.", *parts])
@@ -147,7 +149,7 @@ def effects(
         run=config.run.seed,
     )
     headline = on.task.headline
-    better = on.task.higher_is_better.get(headline, True)
+    better = on.task.higher_is_better[headline]
     return tabulate(scores, headline=headline, higher_is_better=better, unit="deals")
 
 
@@ -195,8 +197,8 @@ def noise_of(differences_DR: np.ndarray) -> Noise:
     return Noise(within**0.5, max(0.0, between) ** 0.5, float((1 - agreement_DR).mean() / 2))
 
 
-def seeds_for_sign(noise: Noise, right: float = 0.9) -> int | None:
-    """Pairs of one deal, each with other training seeds, whose mean has the right sign so often.
+def seeds_for_sign(noise: Noise) -> int | None:
+    """Pairs of one deal, of other training seeds each, whose mean has the right sign `RIGHT` often.
 
     True differences and errors are taken for normal: with t the ratio of their deviations, signs
     agree with probability 1/2 + arctan(t) / pi (Sheppard 1899).
@@ -206,7 +208,7 @@ def seeds_for_sign(noise: Noise, right: float = 0.9) -> int | None:
     """
     if not noise.masks:
         return None
-    return max(1, math.ceil((math.tan(math.pi * (right - 0.5)) * noise.seeds / noise.masks) ** 2))
+    return max(1, math.ceil((math.tan(math.pi * (RIGHT - 0.5)) * noise.seeds / noise.masks) ** 2))
 
 
 def describe(metric: str, differences_DR: np.ndarray, higher_is_better: bool, pair: float) -> str:

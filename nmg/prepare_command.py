@@ -12,6 +12,7 @@ import numpy as np
 
 from envs.folders import check_output
 from envs.models.prepare import PreparationSettings
+from nmg.corpora import AS_TEXT, corpus_texts
 from nmg.limits import refuse_diverged
 from nmg.options import add_flags, build, given_flags
 
@@ -74,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
         train_masked_lm,
     )
     from envs.models.runtime import tune_runtime
+    from envs.text.corpus import build_corpus
     from nmg.assembly import thread_count
-    from nmg.callbacks import progress_bar
+    from nmg.progress import progress_bar
 
     settings = build(PreparationConfig, given_flags(PreparationConfig, args)).training
     if args.output is not None:
@@ -86,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     lm = load_language_model(
         args.model, device=args.device, precision=args.precision, cold_head=True
     )
-    contexts = _read(args.corpus, lm.tokenizer, lm.window(settings.window))
+    texts = corpus_texts(args.corpus, AS_TEXT)
+    contexts = build_corpus(texts, lm.tokenizer, lm.window(settings.window))
     corpus, held_out = held_out_split(contexts, settings.seed)
     print(f"{len(corpus)} contexts to train on, {len(held_out)} held out.")
     before = masked_lm_quality(lm, held_out)
@@ -125,11 +128,3 @@ def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) 
     length = float(np.mean([len(context) for context in corpus]))
     tokens = round(steps * settings.batch * length)
     return Forecast(steps, {"masked-LM training": tokens}, seconds, unit="step")
-
-
-def _read(paths: list[Path], tokenizer: Any, window: int) -> Corpus:
-    from envs.text.corpus import build_corpus
-    from envs.text.readers import read_documents
-
-    documents = [document for path in paths for document in read_documents(path)]
-    return build_corpus(documents, tokenizer, window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -118,6 +119,23 @@ def whole_settings(run: Path, cls: type) -> dict[str, Any]:
             "copy back, or add them as they were in that run."
         )
     return values
+
+
+def trained_settings(policy: Path) -> dict[str, Any]:
+    """The settings that a policy was trained with, if it lies in a run folder."""
+    for folder in (policy, policy.parent.parent):
+        if (folder / RESOLVED).is_file():
+            return read_settings(folder / RESOLVED)
+    return {}
+
+
+def finite(value: Any) -> Any:
+    """The same for JSON, which has no infinities and no NaN: they become null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def listed(names: Collection[str]) -> str:

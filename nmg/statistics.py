@@ -2,9 +2,8 @@
 
 Every comparison of the project is paired: masking A and masking B share a seed (data, order, head
 initialisation, dropout), and only the differences d_s = a_s - b_s are looked at. The verdict is
-read from the t interval of their mean; the bootstrap interval stands beside it as a check that
-does not lean on normality (with fewer than ten seeds it is too narrow, so it decides nothing).
-Student's t is computed here, so that no statistics library is needed at run time.
+read from the t interval of their mean. Student's t is computed here, so that no statistics library
+is needed at run time.
 """
 
 from __future__ import annotations
@@ -19,6 +18,10 @@ from typing import Literal
 import numpy as np
 
 Verdict = Literal["better", "worse", "no detectable difference"]
+LEVEL = 0.95
+"""Of the interval behind a verdict."""
+POWER = 0.8
+"""Probability with which a number of seeds is to detect an effect."""
 SIGN_TEST_PAIRS = 6
 """With fewer pairs not even unanimous signs reach 5% in the exact two-sided sign test."""
 ROUNDING = 1e-9
@@ -33,7 +36,6 @@ class Comparison:
     Attributes:
         difference: mean of the paired differences.
         low, high: t interval of the mean; infinite with fewer than two pairs.
-        bootstrap_low, bootstrap_high: percentile bootstrap interval of the mean.
         pairs: number of seeds.
         verdict: in the sense of the metric: a lower loss is "better".
     """
@@ -41,8 +43,6 @@ class Comparison:
     difference: float
     low: float
     high: float
-    bootstrap_low: float
-    bootstrap_high: float
     pairs: int
     verdict: Verdict
 
@@ -52,7 +52,6 @@ def compare(
     reference: Sequence[float],
     *,
     higher_is_better: bool = True,
-    level: float = 0.95,
 ) -> Comparison:
     """Compare two lists of scores that share their seeds, in the same order.
 
@@ -65,47 +64,25 @@ def compare(
             f"{len(values)} scores against {len(reference)} were given."
         )
     differences = np.asarray(values, dtype=float) - np.asarray(reference, dtype=float)
-    low, high = t_interval(differences, level)
-    bootstrap_low, bootstrap_high = bootstrap_interval(differences, level)
+    low, high = t_interval(differences)
     return Comparison(
         difference=float(differences.mean()),
         low=low,
         high=high,
-        bootstrap_low=bootstrap_low,
-        bootstrap_high=bootstrap_high,
         pairs=len(differences),
         verdict=_verdict(differences, low, high, higher_is_better),
     )
 
 
-def t_interval(
-    differences: Sequence[float] | np.ndarray, level: float = 0.95
-) -> tuple[float, float]:
+def t_interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Student's t interval of the mean; infinite with fewer than two values."""
     values = np.asarray(differences, dtype=float)
     mean = float(values.mean())
     if len(values) < 2:
         return -math.inf, math.inf
-    half = (
-        t_quantile(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    )
+    quantile = t_quantile(0.5 + LEVEL / 2, len(values) - 1)
+    half = quantile * values.std(ddof=1) / math.sqrt(len(values))
     return mean - float(half), mean + float(half)
-
-
-def bootstrap_interval(
-    differences: Sequence[float] | np.ndarray,
-    level: float = 0.95,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean; the same data give the same interval."""
-    values = np.asarray(differences, dtype=float)
-    if len(values) < 2:
-        return -math.inf, math.inf
-    draws = np.random.default_rng(seed).choice(values, size=(resamples, len(values)))
-    low, high = np.quantile(draws.mean(axis=1), [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
 
 
 def _verdict(differences: np.ndarray, low: float, high: float, higher_is_better: bool) -> Verdict:
@@ -126,7 +103,6 @@ def false_alarm_rate(
     differences: Sequence[float],
     pairs: int,
     *,
-    level: float = 0.95,
     trials: int = 2000,
     seed: int = 0,
 ) -> float:
@@ -135,7 +111,6 @@ def false_alarm_rate(
     Args:
         differences: measured differences between two maskings of the same kind.
         pairs: seeds of the planned comparison.
-        level: of the interval behind the verdict.
         trials: simulated comparisons.
         seed: of the simulation.
 
@@ -147,21 +122,17 @@ def false_alarm_rate(
     pool = np.asarray(differences, dtype=float)
     drawn = rng.choice(pool, size=(trials, pairs)) * rng.choice([-1.0, 1.0], size=(trials, pairs))
     alarms = sum(
-        _verdict(row, *t_interval(row, level), True) != "no detectable difference" for row in drawn
+        _verdict(row, *t_interval(row), True) != "no detectable difference" for row in drawn
     )
     return alarms / trials
 
 
-def seeds_needed(
-    deviation: float, effect: float, *, level: float = 0.95, power: float = 0.8
-) -> int:
-    """Smallest number of pairs at which an effect is detected with probability ``power``.
+def seeds_needed(deviation: float, effect: float) -> int:
+    """Smallest number of pairs at which an effect is detected with probability `POWER`.
 
     Args:
         deviation: standard deviation of the paired differences.
         effect: true difference, in the same units.
-        level: of the interval behind the verdict.
-        power: wanted probability of detection.
 
     Raises:
         ValueError: if the effect is zero: no number of seeds shows it.
@@ -170,16 +141,16 @@ def seeds_needed(
         raise ValueError("No number of seeds detects an effect of zero; give the effect to detect.")
     if deviation == 0:
         return SIGN_TEST_PAIRS  # flat differences, see `_verdict`
-    tail, reach = NormalDist().inv_cdf(0.5 + level / 2), NormalDist().inv_cdf(power)
+    tail, reach = NormalDist().inv_cdf(0.5 + LEVEL / 2), NormalDist().inv_cdf(POWER)
     pairs = max(2, math.ceil(((tail + reach) * deviation / effect) ** 2))
-    while _power(pairs, abs(effect) / deviation, level) < power:
+    while _power(pairs, abs(effect) / deviation) < POWER:
         pairs += 1
     return pairs
 
 
-def _power(pairs: int, effect_size: float, level: float) -> float:
+def _power(pairs: int, effect_size: float) -> float:
     """Power of the two-sided t test, by the shifted-t approximation of the noncentral t."""
-    critical = t_quantile(0.5 + level / 2, pairs - 1)
+    critical = t_quantile(0.5 + LEVEL / 2, pairs - 1)
     return 1.0 - t_cdf(critical - effect_size * math.sqrt(pairs), pairs - 1)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from envs.adaptation.jobs import Executor
 from envs.references import UniformRandom
-from nmg.comparison import RANDOM, tabulate
+from nmg.comparison import AGAIN, RANDOM, tabulate
 from nmg.evaluation import evaluate, seed_of
-from nmg.testbed_command import AGAIN
+from nmg.statistics import LEVEL
 
 MASKINGS = (RANDOM, AGAIN)
 
@@ -77,9 +77,9 @@ def calibrate(bed: Any, executor: Executor, comparisons: int, pairs: int, seed: 
     return Calibration(comparisons, pairs, alarms)
 
 
-def wilson_interval(count: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson, 1927)."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+def wilson_interval(count: int, trials: int) -> tuple[float, float]:
+    """Wilson's score interval of a share, at 95% (Wilson, 1927)."""
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     share, spread = count / trials, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = (share * (1 - share) * spread + spread**2 / 4) ** 0.5 / (1 + spread)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmg.comparison import RANDOM
+from nmg.comparison import AGAIN, RANDOM
 
 if TYPE_CHECKING:
     from envs.adaptation.jobs import Executor
@@ -23,8 +23,6 @@ EXAMPLES = """examples:
                                            the same where no fixed rule helps, drawn as a plot
   nmg testbed --calibrate 200              how often random masking is called different from itself
 """
-AGAIN = "random again"
-"""Random masking with other draws."""
 SHARES = tuple(step / 6 for step in range(7))
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 
@@ -66,12 +64,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the documents, then the scores and the curve."""
     _check(args)
+    from envs.models.runtime import tune_runtime
     from envs.testbed import build_testbed
     from nmg.config import setting_name
     from nmg.evaluation import evaluate, seed_of
-    from nmg.training import prepare_process
 
-    prepare_process()
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
     bed = build_testbed(setting_name(args.setting), family=args.family)
     deal = bed.world.deal(seed_of(args.seed, "shown", 0))
     if args.calibrate:
@@ -142,7 +140,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _shown(context: Any, best: Any, tokenizer: Any) -> str:
-    from nmg.mask_command import painted, use_colour
+    from nmg.painting import painted, use_colour
 
     words, spans, at = [], [], 0
     for token, informative in zip(context.input_ids, best, strict=True):
@@ -176,9 +174,9 @@ def _scoring(bed: Any, deal: Any, jobs: int) -> Iterator[Executor]:
     from envs.adaptation.executor import SerialExecutor
     from envs.adaptation.scorer import Scorer
     from envs.references import UniformRandom
-    from nmg.callbacks import EpisodeBar
     from nmg.evaluation import masking_job
     from nmg.forecast import forecast, probe
+    from nmg.progress import ProgressBar
     from nmg.score_cache import CachedExecutor
 
     scorer = Scorer(bed.language_model, bed.task)
@@ -195,12 +193,9 @@ def _scoring(bed: Any, deal: Any, jobs: int) -> Iterator[Executor]:
     predicted = forecast({RANDOM: (jobs, job)}, probe(scorer, job))
     print(predicted, flush=True)
     started = time.perf_counter()
-    bar = EpisodeBar(jobs, "score job")
-    scorer.progress = bar
-    try:
+    with ProgressBar(jobs, "score job") as bar:
+        scorer.progress = bar
         yield CachedExecutor(SerialExecutor(scorer), done=bar.job_done)
-    finally:
-        bar.close()
     print(predicted.against(time.perf_counter() - started))
 
 

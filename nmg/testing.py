@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +13,21 @@ from typing import TYPE_CHECKING, Any
 from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle
-from nmg.options import add_flags, given_flags, read_settings
-from nmg.run_folders import check_same, keep_results, run_folder, stoppable, write_settings
+from nmg.options import add_flags, given_flags
+from nmg.run_folders import (
+    check_same,
+    keep_results,
+    run_folder,
+    stoppable,
+    trained_settings,
+    write_settings,
+)
 
 if TYPE_CHECKING:
-    from nmg.arena import Arena
     from nmg.comparison import ComparisonTable
     from nmg.evaluation import Masking
+    from nmg.forecast import Forecast
+    from nmg.testing_setup import TestSetup
 
 EXAMPLES = """examples:
   nmg test --policy output/testbed/tiny/mine_neural --strategy idf --seeds 10
@@ -99,14 +106,6 @@ def resolve(args: argparse.Namespace) -> TestingConfig:
     return config
 
 
-def trained_settings(policy: Path) -> dict[str, Any]:
-    """The settings that a policy was trained with, if it lies in a run folder."""
-    for folder in (policy, policy.parent.parent):
-        if (folder / "resolved.yaml").is_file():
-            return read_settings(folder / "resolved.yaml")
-    return {}
-
-
 def compare_maskings(
     config: TestingConfig,
     folder: Path,
@@ -115,82 +114,93 @@ def compare_maskings(
     start: int = 0,
 ) -> ComparisonTable:
     """Score every masking with every seed, print the table, write results and report."""
-    from envs.folders import write_text
-    from nmg.arena import build_arena
-    from nmg.assembly import open_workshop, worker_count
-    from nmg.callbacks import EpisodeBar
+    from envs.models.runtime import tune_runtime
     from nmg.checkpoint import described_choice
-    from nmg.comparison import as_json, as_text, tabulate
-    from nmg.evaluation import evaluate
-    from nmg.forecast import forecast_maskings, jobs_left
-    from nmg.testing_report import write_testing_report
-    from nmg.training import prepare_process
+    from nmg.comparison import as_text, tabulate
+    from nmg.testing_setup import build_test_setup
 
-    prepare_process()
-    arena = build_arena(config)
-    comparison = config.comparison
-    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    maskings, used = gather_maskings(config, arena, policies, strategies, start)
-    check_rows(folder, maskings, used, seeds)
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
+    on = build_test_setup(config)
+    maskings, used = gather_maskings(config, on, policies, strategies, start)
+    check_rows(folder, maskings, used, config.comparison.all_seeds)
     # Only now: a comparison that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
-    print(arena.about)
-    deals = [arena.deal(seed) for seed in seeds]
-    bar = EpisodeBar(len(maskings) * len(deals), "score job")
-    shop = open_workshop(arena.stage, config.data, cache=folder / "scores", bar=bar)
-    try:
-        left = jobs_left(
-            arena.stage.world,
-            {(seed, 0): deal for seed, deal in zip(seeds, deals, strict=True)},
-            maskings,
-            shop.executor,
-            budget=comparison.budget,
-            settings=config.adaptation,
-        )
-        predicted = forecast_maskings(
-            arena.stage,
-            deals[0],
-            left,
-            budget=comparison.budget,
-            settings=config.adaptation,
-            run=seeds[0],
-            workers=worker_count(config.data),
-        )
-        print(predicted, flush=True)
-        started = time.perf_counter()
-        scores: dict[str, list[dict[str, float]]] = {name: [] for name in maskings}
-        for seed, deal in zip(seeds, deals, strict=True):
-            one = evaluate(
-                arena.stage.world,
-                [deal],
-                maskings,
-                shop.executor,
-                budget=comparison.budget,
-                settings=config.adaptation,
-                run=seed,
-            )
-            for name, values in one.items():
-                scores[name] += values
-    finally:
-        bar.close()
-        shop.close()
-    task = arena.stage.task
-    table = tabulate(
-        scores,
-        headline=task.headline,
-        higher_is_better=task.higher_is_better.get(task.headline, True),
-    )
-    results = {**as_json(table), "seeds": list(seeds), "policies": used}
-    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    seconds = time.perf_counter() - started
-    write_testing_report(folder, config, arena.about, table, used, seconds)
+    print(on.about)
+    scores, predicted, seconds = score(config, folder, on, maskings)
+    headline = on.task.headline
+    better = on.task.higher_is_better[headline]
+    table = tabulate(scores, headline=headline, higher_is_better=better)
+    write_results(config, folder, on.about, table, used, seconds)
     print("\n" + as_text(table) + "\n")
     for given, (name, checkpoint) in zip(policies, used.items(), strict=True):
         print(f"{name}: {described_choice(given, Path(checkpoint))}")
     print(f"Report: {folder / 'report.html'}")
     print(predicted.against(seconds))
     return table
+
+
+def score(
+    config: TestingConfig, folder: Path, on: TestSetup, maskings: Mapping[str, Masking]
+) -> tuple[dict[str, list[dict[str, float]]], Forecast, float]:
+    """The metrics of every masking for each seed, what they were said to cost, and seconds."""
+    from nmg.assembly import open_executor, worker_count
+    from nmg.evaluation import evaluate
+    from nmg.forecast import forecast_maskings, jobs_left
+    from nmg.progress import ProgressBar
+
+    budget, settings = config.comparison.budget, config.adaptation
+    deals = {seed: on.deal(seed) for seed in config.comparison.all_seeds}
+    with (
+        ProgressBar(len(maskings) * len(deals), "score job") as bar,
+        open_executor(on, config.data, cache=folder / "scores", bar=bar) as executor,
+    ):
+        left = jobs_left(
+            on.world,
+            {(seed, 0): deal for seed, deal in deals.items()},
+            maskings,
+            executor,
+            budget=budget,
+            settings=settings,
+        )
+        first = config.comparison.first_seed
+        predicted = forecast_maskings(
+            on,
+            deals[first],
+            left,
+            budget=budget,
+            settings=settings,
+            run=first,
+            workers=worker_count(config.data),
+        )
+        print(predicted, flush=True)
+        started = time.perf_counter()
+        scores: dict[str, list[dict[str, float]]] = {name: [] for name in maskings}
+        for seed, deal in deals.items():
+            one = evaluate(
+                on.world, [deal], maskings, executor, budget=budget, settings=settings, run=seed
+            )
+            for name, values in one.items():
+                scores[name] += values
+    return scores, predicted, time.perf_counter() - started
+
+
+def write_results(
+    config: TestingConfig,
+    folder: Path,
+    about: str,
+    table: ComparisonTable,
+    used: Mapping[str, str],
+    seconds: float,
+) -> None:
+    """Write ``results.json`` and the report."""
+    from envs.folders import write_text
+    from nmg.comparison import as_json
+    from nmg.testing_report import write_testing_report
+
+    results = {**as_json(table), "seeds": list(config.comparison.all_seeds), "policies": used}
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_testing_report(folder, config, about, table, used, seconds)
 
 
 def check_rows(
@@ -222,7 +232,7 @@ def check_rows(
 
 def gather_maskings(
     config: TestingConfig,
-    arena: Arena,
+    on: TestSetup,
     policies: Sequence[Path],
     strategies: Sequence[str],
     start: int,
@@ -234,10 +244,10 @@ def gather_maskings(
     from envs.references import UniformRandom
     from nmg.checkpoint import chosen_checkpoint
     from nmg.evaluation import Greedy, observe
-    from nmg.maskings import controls, load_policy, measured, strategy
+    from nmg.maskings import controls, load_policy, measured, policy_name, strategy
     from nmg.online import ADVERSARIAL, online_adversary
 
-    world, states = arena.stage.world, arena.stage.states
+    world, states = on.world, on.states
     maskings: dict[str, Masking] = {}
     used: dict[str, str] = {}
     for run_dir in policies:
@@ -248,26 +258,15 @@ def gather_maskings(
         used[name] = str(checkpoint)
         maskings[name] = Greedy(policy)
         if config.comparison.controls:
-            deal = arena.measuring_deal()
+            deal = on.measuring_deal()
             seen = measured(observe(world, deal, config.comparison.budget))
             maskings |= controls(name, run_dir, policy, states, world.vocab_size, seen)
     maskings |= {"random": UniformRandom(), "none": None}
     for name in strategies:
         if name == ADVERSARIAL:
-            maskings[name] = online_adversary(arena.stage.scorer.language_model)
+            maskings[name] = online_adversary(on.scorer.language_model)
         elif name not in maskings:
-            maskings[name] = strategy(name, world, arena.contexts, arena.texts)
-    if arena.best is not None:
-        maskings["best mask"] = arena.best
+            maskings[name] = strategy(name, world, on.contexts, on.texts)
+    if on.best is not None:
+        maskings["best mask"] = on.best
     return maskings, used
-
-
-def policy_name(run: Path, taken: Any) -> str:
-    """What the table calls a policy: its run's name, numbered if there are two of it."""
-    run = Path(os.path.abspath(run))  # `.` has no name
-    folder = run.parent.parent if run.parent.name == "checkpoints" else run
-    name = folder.name if folder == run else f"{folder.name}@{int(run.name)}"
-    number, unique = 2, name
-    while unique in taken:
-        unique, number = f"{name} ({number})", number + 1
-    return unique

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from agents.actor_critic import MaskingActorCritic
     from envs.masking_env import MaskingEnv
     from envs.world import Deal
-    from nmg.assembly import Stage
+    from nmg.assembly import Setup
     from nmg.forecast import Forecast
     from nmg.score_cache import CachedExecutor
 
@@ -107,34 +108,39 @@ def _resumed(args: argparse.Namespace) -> TrainingConfig:
 
 def train(config: TrainingConfig, folder: Path) -> None:
     """Meta-train in a run folder, going on from its last checkpoint if it has one."""
-    from nmg.assembly import open_workshop, training_stage
-    from nmg.callbacks import EpisodeBar, RunLog
+    from envs.models.runtime import tune_runtime
+    from nmg.assembly import open_executor, training_setup
     from nmg.checkpoint import last_checkpoint, read_about
-    from nmg.training_loop import TrainingCallback, Validation, check_names
+    from nmg.progress import ProgressBar
+    from nmg.run_log import RunLog
+    from nmg.training_callback import TrainingCallback, Validation, check_names
     from nmg.training_report import finish
 
-    prepare_process()
-    on = training_stage(config.data, config.episode)
+    tune_runtime(threads=1)  # results must not depend on the machine's cores
+    on = training_setup(config.data, config.episode)
     check_names(config, on)
     # Only now: a run that could not begin leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, config)
     latest = last_checkpoint(folder)
     done = read_about(latest)["episode"] if latest else 0
-    bar = EpisodeBar(config.run.episodes, "episode", done=done, jobs=jobs_per_episode(config))
     weights = folder / "weights" if config.episode.continual else None
-    shop = open_workshop(
-        on,
-        config.data,
-        cache=folder / "scores",
-        weights=weights,
-        timeout=config.run.job_timeout,
-        bar=bar,
-    )
-    log = RunLog(folder, resume_at=done, tensorboard=config.run.tensorboard)
-    try:
-        env = build_env(config, on, shop.executor)
-        predicted = announce(config, on, jobs_ahead(config, on, shop.executor, folder, done))
+    with (
+        ProgressBar(
+            config.run.episodes, "episode", done=done, jobs=jobs_per_episode(config)
+        ) as bar,
+        open_executor(
+            on,
+            config.data,
+            cache=folder / "scores",
+            weights=weights,
+            timeout=config.run.job_timeout,
+            bar=bar,
+        ) as executor,
+        closing(RunLog(folder, resume_at=done, tensorboard=config.run.tensorboard)) as log,
+    ):
+        env = build_env(config, on, executor)
+        predicted = announce(config, on, jobs_ahead(config, on, executor, folder, done))
         started = time.perf_counter()
         agent = build_agent(config, on, env)
         callback = TrainingCallback(
@@ -142,7 +148,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
             log,
             bar,
             settings=config.run,
-            validation=Validation(config, on, shop.executor),
+            validation=Validation(config, on, executor),
             env=env,
             states=on.states,
             weights=weights,
@@ -154,19 +160,8 @@ def train(config: TrainingConfig, folder: Path) -> None:
             steps = left * env.contexts_per_episode
             agent.learn(steps, callback=callback, reset_num_timesteps=False)
         bar.begin(final_jobs(config), "score job")
-        finish(config, folder, on, shop.executor)
+        finish(config, folder, on, executor)
         print(predicted.against(time.perf_counter() - started))
-    finally:
-        bar.close()
-        log.close()
-        shop.close()
-
-
-def prepare_process() -> None:
-    """Process-wide settings; one thread, so that results do not depend on the machine's cores."""
-    from envs.models.runtime import tune_runtime
-
-    tune_runtime(threads=1)
 
 
 def jobs_per_episode(config: TrainingConfig) -> int:
@@ -180,7 +175,7 @@ def final_jobs(config: TrainingConfig) -> int:
     return config.run.final_episodes * maskings
 
 
-def build_env(config: TrainingConfig, on: Stage, executor: Any) -> MaskingEnv:
+def build_env(config: TrainingConfig, on: Setup, executor: Any) -> MaskingEnv:
     """The environment that the agent learns on."""
     from agents.fragments import densest_fragment
     from envs.fragment_env import FragmentMaskingEnv
@@ -202,7 +197,7 @@ def build_env(config: TrainingConfig, on: Stage, executor: Any) -> MaskingEnv:
     )
 
 
-def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingActorCritic:
+def build_agent(config: TrainingConfig, on: Setup, env: MaskingEnv) -> MaskingActorCritic:
     """The agent, its opponent among the environment's references."""
     from stable_baselines3.common.logger import Logger
 
@@ -221,7 +216,7 @@ def build_agent(config: TrainingConfig, on: Stage, env: MaskingEnv) -> MaskingAc
 
 
 def jobs_ahead(
-    config: TrainingConfig, on: Stage, executor: CachedExecutor, folder: Path, done: int
+    config: TrainingConfig, on: Setup, executor: CachedExecutor, folder: Path, done: int
 ) -> int:
     """Score jobs that a run has before it after ``done`` episodes, all but the remembered ones.
 
@@ -230,7 +225,7 @@ def jobs_ahead(
     from nmg.checkpoint import chosen_checkpoint
     from nmg.comparison import RANDOM
     from nmg.forecast import jobs_left
-    from nmg.training_loop import is_checkpoint, validation_deals
+    from nmg.training_callback import is_checkpoint, validation_deals
     from nmg.training_report import final_deals, fixed_maskings, learned_maskings
 
     def left(deals: Sequence[Deal], maskings: Mapping[str, Any]) -> int:
@@ -255,10 +250,10 @@ def jobs_ahead(
     return jobs
 
 
-def announce(config: TrainingConfig, on: Stage, jobs: int) -> Forecast:
+def announce(config: TrainingConfig, on: Setup, jobs: int) -> Forecast:
     """Print what the run is and what it will cost."""
     from nmg.forecast import forecast_run
-    from nmg.training_loop import validation_deals
+    from nmg.training_callback import validation_deals
 
     changed: Mapping[str, Any] = differences(config)
     print("Settings that differ from the defaults: " + (_listed(changed) or "none"))

@@ -12,8 +12,7 @@ from envs.adaptation.jobs import Executor
 from envs.folders import write_text
 from envs.references import Policy
 from envs.world import Deal
-from nmg.assembly import Stage
-from nmg.callbacks import read_records
+from nmg.assembly import Setup, learned_metric
 from nmg.checkpoint import chosen_checkpoint
 from nmg.comparison import RANDOM, ComparisonTable, as_json, as_text, tabulate, with_interval
 from nmg.config import TrainingConfig
@@ -23,11 +22,12 @@ from nmg.maskings import controls, load_policy, measured, strategy
 from nmg.options import differences, flatten
 from nmg.report.charts import line_chart
 from nmg.report.page import Section, comparison_sections, settings_section, write_report
+from nmg.run_log import read_records
 
 POLICY = "policy"
 
 
-def finish(config: TrainingConfig, folder: Path, on: Stage, executor: Executor) -> None:
+def finish(config: TrainingConfig, folder: Path, on: Setup, executor: Executor) -> None:
     """Print the table and write results.json and report.html.
 
     Args:
@@ -47,13 +47,14 @@ def finish(config: TrainingConfig, folder: Path, on: Stage, executor: Executor) 
     # All of the run's, however often it was resumed.
     seconds = sum(episode["seconds"] for episode in read_records(folder / "times.jsonl"))
     seconds += time.perf_counter() - started
-    write_training_report(config, folder, checkpoint, records, on.task.headline, table, seconds)
+    metric, _ = learned_metric(config, on.task)
+    write_training_report(config, folder, checkpoint, records, metric, table, seconds)
     print(f"Policy: {checkpoint} (chosen on training data)")
     print(f"Report: {folder / 'report.html'}")
 
 
 def compare_at_the_end(
-    config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage, executor: Executor
+    config: TrainingConfig, checkpoint: Path, folder: Path, on: Setup, executor: Executor
 ) -> ComparisonTable:
     """The chosen policy against random, its null controls, the rivals and the best mask."""
     deals = final_deals(config, on)
@@ -68,19 +69,18 @@ def compare_at_the_end(
         settings=config.adaptation,
         run=config.run.seed,
     )
-    headline = on.task.headline if config.agent.metric == "headline" else config.agent.metric
-    better = on.task.higher_is_better.get(headline, True)
+    headline, better = learned_metric(config, on.task)
     return tabulate(scores, headline=headline, higher_is_better=better, unit="episodes")
 
 
-def final_deals(config: TrainingConfig, on: Stage) -> list[Deal]:
+def final_deals(config: TrainingConfig, on: Setup) -> list[Deal]:
     """What the maskings are compared on at the end; no episode gets them."""
     count = config.run.final_episodes
     return [on.world.deal(seed_of(config.run.seed, "final", n)) for n in range(count)]
 
 
 def learned_maskings(
-    config: TrainingConfig, checkpoint: Path, folder: Path, on: Stage
+    config: TrainingConfig, checkpoint: Path, folder: Path, on: Setup
 ) -> dict[str, Policy | None]:
     """The policy of a checkpoint and its null controls, as they are played."""
     world: Any = on.world
@@ -92,7 +92,7 @@ def learned_maskings(
     return {name: on.played(masking) for name, masking in maskings.items()}
 
 
-def fixed_maskings(config: TrainingConfig, on: Stage) -> dict[str, Policy | None]:
+def fixed_maskings(config: TrainingConfig, on: Setup) -> dict[str, Policy | None]:
     """Random masking, the rivals and the best mask, as they are played."""
     from envs.testbed import best_mask
 
@@ -110,14 +110,12 @@ def write_training_report(
     folder: Path,
     checkpoint: Path,
     records: Sequence[Mapping[str, Any]],
-    headline: str,
+    metric: str,
     table: ComparisonTable | None,
     seconds: float,
 ) -> None:
-    """Curves, table and settings on one page."""
+    """Curves of the metric, table and settings on one page."""
     sections = comparison_sections(table, "After training: fresh deals") if table else []
-    metric = config.agent.metric
-    metric = headline if metric == "headline" else metric
     sections += _curves(records, metric, int(checkpoint.name))
     sections.append(settings_section("Settings that differ from the defaults", differences(config)))
     sections.append(settings_section("All settings", flatten(config)))

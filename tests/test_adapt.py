@@ -235,11 +235,16 @@ def test_a_table_is_no_plain_text(folder, tmp_path, capsys):
     table = tmp_path / "rows.csv"
     table.write_text("words,label\n" + "".join(f"the river number {n},a\n" for n in range(40)))
     where = ["--output", str(tmp_path / "out"), "--epochs", "1"]
-    begin = ["adapt", "--model", str(folder("bert")), *where]
+    model = str(folder("bert"))
+    begin = ["adapt", "--model", model, *where]
     assert main([*begin, "--corpus", str(table)]) == 2
     assert f"--dataset {table}" in capsys.readouterr().err
     columns = ["--task", "classification", "--columns", "words", "label"]
     assert main([*begin, "--dataset", str(table), *columns]) == 0
+    prepared = ["--output", str(tmp_path / "prepared"), "--head-steps", "1", "--steps", "1"]
+    prepare = ["prepare-lm", "--model", model, *prepared]
+    assert main([*prepare, "--corpus", str(table)]) == 2
+    assert f"nmg corpus --output FILE.txt --file {table}" in capsys.readouterr().err
 
 
 def test_an_adversary_has_an_untrained_control(folder, tmp_path):

@@ -21,7 +21,8 @@ from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
 from envs.text.corpus import build_corpus, target_language
 from nmg.cli import main
-from nmg.generation import Arm, arm_jobs, arms, gather
+from nmg.generation import arm_jobs, gather
+from nmg.generation_arms import Arm, arms
 from nmg.generation_config import (
     GenerationAdaptation,
     GenerationComparison,

@@ -14,8 +14,7 @@ from envs.fragment_env import FragmentMaskingEnv
 from envs.models.loading import load_seq2seq
 from envs.models.states import TokenStates
 from envs.tasks.generation import Generation
-from nmg.assembly import training_stage
-from nmg.callbacks import read_records
+from nmg.assembly import training_setup
 from nmg.checkpoint import checkpoints
 from nmg.cli import main
 from nmg.config import resolve_training
@@ -24,7 +23,8 @@ from nmg.forecast import job_tokens, probe
 from nmg.generation import Arm, arm_jobs, arms, gather
 from nmg.generation_config import GenerationComparison, GenerationConfig, GenerationData
 from nmg.options import ConfigError
-from nmg.testing import trained_settings
+from nmg.run_folders import trained_settings
+from nmg.run_log import read_records
 from tests.stub_world import StubExecutor, StubWorld
 from tests.tiny_run import train_arguments, write_pairs
 
@@ -154,7 +154,7 @@ def test_workers_give_the_scores_of_this_process(arguments, tmp_path):
 
 def test_a_forecast_counts_what_encoder_and_decoder_read(learned):
     config = resolve_training(trained_settings(learned))
-    on = training_stage(config.data, config.episode)
+    on = training_setup(config.data, config.episode)
     deal = on.world.deal(np.random.SeedSequence(0))
     job = masking_job(
         on.world,

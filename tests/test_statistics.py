@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from nmg.statistics import (
-    bootstrap_interval,
     compare,
     false_alarm_rate,
     seeds_needed,
@@ -34,13 +33,6 @@ def test_t_interval_equals_scipy():
     result = compare(a, b)
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
     assert result.pairs == 8
-
-
-def test_bootstrap_interval_is_near_scipys():
-    values = np.random.default_rng(1).normal(size=40)
-    expected = stats.bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
-    assert bootstrap_interval(values) == pytest.approx((expected.low, expected.high), abs=0.02)
-    assert bootstrap_interval(values) == bootstrap_interval(values)
 
 
 def test_verdict_follows_the_direction_of_the_metric():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from nmg import testbed_calibration
-from nmg.callbacks import EpisodeBar
 from nmg.cli import main
+from nmg.comparison import AGAIN
+from nmg.progress import ProgressBar
 from nmg.testbed_calibration import calibrate, wilson_interval
-from nmg.testbed_command import AGAIN
 
 
 def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -> None:
@@ -45,8 +45,8 @@ def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -
 
 
 def test_a_measurement_in_the_testbed_says_what_it_will_cost(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(EpisodeBar, "job_done", lambda self, remembered: done.append(self))
-    done: list[EpisodeBar] = []
+    monkeypatch.setattr(ProgressBar, "job_done", lambda self, remembered: done.append(self))
+    done: list[ProgressBar] = []
     command = ["testbed", "--setting", "small"]
     assert main([*command, "--calibrate", "1", "--pairs", "2"]) == 0
     told = capsys.readouterr().out

@@ -15,13 +15,15 @@ from envs.models.loading import load_language_model
 from envs.spaces import token_budget
 from envs.text.corpus import build_corpus
 from nmg import forecast
-from nmg.arena import build_arena
 from nmg.cli import main
 from nmg.comparison import as_json, tabulate
 from nmg.config import TestingConfig
-from nmg.mask_command import mask_corpus, masked_spans, painted
+from nmg.mask_command import mask_corpus, masked_spans
+from nmg.maskings import policy_name
 from nmg.options import build, read_settings
-from nmg.testing import gather_maskings, policy_name
+from nmg.painting import painted
+from nmg.testing import gather_maskings
+from nmg.testing_setup import build_test_setup
 from tests.conftest import SENTENCES
 from tests.stub_world import Everything
 
@@ -114,7 +116,9 @@ def test_scores_of_another_model_are_not_remembered_for_this_one(run, tmp_path):
 def test_the_line_on_the_data_counts_what_there_is(run):
     trained = read_settings(run / "resolved.yaml")
     trained = {name: trained[name] for name in ("task", "dataset", "model", "window", "max_length")}
-    about = build_arena(build(TestingConfig, {**trained, "contexts": 999, "examples": 999})).about
+    about = build_test_setup(
+        build(TestingConfig, {**trained, "contexts": 999, "examples": 999})
+    ).about
     (contexts, all_contexts), (examples, all_examples) = re.findall(r"(\d+) of (\d+)", about)
     assert (contexts, examples) == (all_contexts, all_examples)
 
@@ -133,13 +137,13 @@ def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
 def test_a_run_called_as_a_strategy_keeps_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr("nmg.maskings.load_policy", lambda *args: "learned")
     config = build(TestingConfig, {"controls": False})
-    stage = SimpleNamespace(world=SimpleNamespace(vocab_size=9), states=None)
-    arena = SimpleNamespace(stage=stage, best=None)
+    world = SimpleNamespace(vocab_size=9)
+    setup = SimpleNamespace(world=world, states=None, best=None)
     for name in ("random", "none"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "agent.json").touch()
     runs = [tmp_path / "random", tmp_path / "none"]
-    maskings, used = gather_maskings(config, arena, runs, [], 0)
+    maskings, used = gather_maskings(config, setup, runs, [], 0)
     assert list(maskings) == ["random (2)", "none (2)", "random", "none"]
     assert [maskings[name].policy for name in used] == ["learned", "learned"]
 
@@ -173,12 +177,12 @@ def test_a_fixed_strategy_needs_no_model_but_its_tokenizer(run, capsys):
 def test_a_folder_called_as_the_testbeds_model_is_a_folder(run, capsys, monkeypatch):
     made = []
 
-    def generated_stage(dataset):
+    def generated_setup(dataset):
         made.append(dataset)
         model = load_language_model(str(run.parent / "model"))
         return SimpleNamespace(states=SimpleNamespace(language_model=model))
 
-    monkeypatch.setattr("nmg.assembly.generated_stage", generated_stage)
+    monkeypatch.setattr("nmg.assembly.generated_setup", generated_setup)
     monkeypatch.chdir(run.parent)
     (run.parent / "tiny").symlink_to("model")
     settings = read_settings(run / "resolved.yaml")

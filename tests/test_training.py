@@ -12,11 +12,11 @@ from agents import actor_critic
 from agents.rollouts import Rollouts
 from envs.adaptation.scorer import Scorer
 from nmg import forecast
-from nmg.callbacks import RunLog, read_records
 from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about, write_checkpoint
 from nmg.cli import main
 from nmg.options import read_settings
-from nmg.training_loop import Validation
+from nmg.run_log import RunLog, read_records
+from nmg.training_callback import Validation
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nmg.assembly.training_stage", interrupted)
+    monkeypatch.setattr("nmg.assembly.training_setup", interrupted)
     assert main([*arguments, "--output", str(tmp_path / "run")]) == 130
     assert "stopped before anything was done" in capsys.readouterr().err
 

@@ -92,15 +92,15 @@ def time_testbed(jobs: int = 5) -> dict[str, float]:
     """Median seconds of a score job of the testbed, on one core."""
     from envs.adaptation.jobs import ScoreJob
     from envs.models.runtime import tune_runtime
-    from nmg.assembly import generated_stage
+    from nmg.assembly import generated_setup
     from nmg.config import resolve_training
 
     tune_runtime(threads=1)
-    stage = generated_stage("testbed")
+    setup = generated_setup("testbed")
     settings = resolve_training({"task": "testbed"}).adaptation
     wall, cpu = [], []
     for seed in range(jobs + 1):
-        deal = stage.world.deal(np.random.SeedSequence(seed))
+        deal = setup.world.deal(np.random.SeedSequence(seed))
         rng = np.random.default_rng(seed)
         masks = [
             context.maskable & (rng.random(len(context)) < 2 / max(1, context.maskable.sum()))
@@ -108,7 +108,7 @@ def time_testbed(jobs: int = 5) -> dict[str, float]:
         ]
         job = ScoreJob(deal.contexts, masks, deal.train, deal.score, settings, seed)
         start = time.perf_counter(), time.process_time()
-        stage.scorer(job)
+        setup.scorer(job)
         wall.append(time.perf_counter() - start[0])
         cpu.append(time.process_time() - start[1])
     return {"wall": float(np.median(wall[1:])), "cpu": float(np.median(cpu[1:]))}

@@ -19,7 +19,7 @@ from envs.masking_env import MaskingEnv
 from envs.references import UniformRandom
 from envs.testbed import best_mask, settings_named
 from envs.world import Deal
-from nmg.assembly import generated_stage
+from nmg.assembly import generated_setup
 from nmg.evaluation import Greedy, evaluate, observe, seed_of
 
 METRIC = "nll"
@@ -54,8 +54,8 @@ class Field:
     def __init__(self, setting: str, deals: int, folder: Path) -> None:
         self.setting, self.folder = setting, folder
         self.settings = settings_named(setting)
-        self.training = generated_stage(setting)
-        self.held_out = generated_stage(setting, "test")
+        self.training = generated_setup(setting)
+        self.held_out = generated_setup(setting, "test")
         world: Any = self.held_out.world
         self.deals: list[Deal] = [world.deal(seed_of(0, "learning", n)) for n in range(deals)]
 

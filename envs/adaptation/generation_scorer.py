@@ -6,8 +6,9 @@ A job's masks are fragments (MASS) or scattered tokens (denoising); both are tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -41,6 +42,16 @@ class Objective(Protocol):
     def inputs(self, features: Sequence[PairFeature]) -> Mapping[str, Any]:
         """The model's own arguments besides the decoder's: sources, or encoder outputs."""
         ...
+
+
+class MakesObjective(Protocol):
+    """Makes an objective for the model, once a fine-tuning run; the weights of its modules come
+    from torch's global generator."""
+
+    fingerprint: str
+    """Of the weights that it reads besides the model's; empty without any."""
+
+    def __call__(self, model: Seq2SeqModel) -> Objective: ...
 
 
 class Translation(nn.Module):
@@ -101,8 +112,7 @@ class GenerationScorer(Scorer):
         task: makes texts of tokens and scores them.
         progress: called as ``progress(phase, step, steps)`` after every batch.
         settings: of fine-tuning and generation.
-        objective: makes what fine-tuning minimises, once a fine-tuning run; its weights come from
-            torch's global generator. Default: ``Translation``.
+        objective: makes what fine-tuning minimises. Default: ``Translation``.
     """
 
     def __init__(
@@ -112,16 +122,24 @@ class GenerationScorer(Scorer):
         progress: Progress | None = None,
         *,
         settings: GenerationSettings | None = None,
-        objective: Callable[[Seq2SeqModel], Objective] | None = None,
+        objective: MakesObjective | None = None,
     ) -> None:
         super().__init__(cast(Any, model), cast(Any, task), progress)
         self.model = model
         self.generation = settings or GenerationSettings()
         self._last: _Pretrained | None = None
-        self._objective = objective or self._translation
+        self._make_objective = objective
 
-    def _translation(self, model: Seq2SeqModel) -> Objective:
-        return Translation(model, self.generation.smoothing)
+    @cached_property
+    def fingerprint(self) -> str:
+        """As of every scorer, and of what the objective reads."""
+        read = self._make_objective.fingerprint if self._make_objective else ""
+        return f"{super().fingerprint}-{read}" if read else super().fingerprint
+
+    def _objective(self) -> Objective:
+        if self._make_objective is not None:
+            return self._make_objective(self.model)
+        return Translation(self.model, self.generation.smoothing)
 
     @staticmethod
     def schedule(done: float) -> float:
@@ -198,7 +216,7 @@ class GenerationScorer(Scorer):
     ) -> dict[str, float]:
         settings, train = job.settings, cast(Sequence[PairFeature], job.train)
         rng = seed_everything(job.seed, FINETUNE, number)
-        objective = self._objective(self.model)
+        objective = self._objective()
         own = objective.to(self.model.device) if isinstance(objective, nn.Module) else None
 
         def loss(rows: np.ndarray) -> Tensor:

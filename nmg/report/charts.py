@@ -14,6 +14,8 @@ from nmg.comparison import ComparisonTable
 NAME_CHARACTER = 8
 """Room for a letter of a masking's name, in bold."""
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760, 64, 16, 14, 44
+HEIGHT = 280
+"""Of a chart of lines, in pixels."""
 SERIES = 6
 """Colours the page knows."""
 
@@ -23,7 +25,6 @@ def line_chart(
     x_label: str,
     y_label: str,
     *,
-    height: int = 280,
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Lines over a shared x axis, with a legend; zero is always in sight.
@@ -32,7 +33,6 @@ def line_chart(
         series: name -> (x, y) points in the order of x; points that are not finite are left out.
         x_label: under the axis.
         y_label: above the axis.
-        height: of the picture, in pixels.
         marks: x positions to mark with a vertical line and a word.
     """
     series = {
@@ -44,13 +44,13 @@ def line_chart(
     x_ticks = ticks(min(x for x, _ in flat), max(x for x, _ in flat), 8)
     y_ticks = ticks(min([0.0, *(y for _, y in flat)]), max([0.0, *(y for _, y in flat)]), 5)
     x_of = _scale(x_ticks, LEFT, WIDTH - RIGHT)
-    y_of = _scale(y_ticks, height - BOTTOM, TOP + 18)
-    parts = [_grid(x_ticks, y_ticks, x_of, y_of, height), _axis_labels(x_label, y_label, height)]
+    y_of = _scale(y_ticks, HEIGHT - BOTTOM, TOP + 18)
+    parts = [_grid(x_ticks, y_ticks, x_of, y_of, HEIGHT), _axis_labels(x_label, y_label, HEIGHT)]
     parts.append(_line("zero", LEFT, WIDTH - RIGHT, y_of(0.0), y_of(0.0)))
     for x, word in marks:
         near_end = x_of(x) > WIDTH - RIGHT - 80
         at, anchor = (x_of(x) - 4, "end") if near_end else (x_of(x) + 4, "start")
-        parts.append(_line("mark", x_of(x), x_of(x), TOP + 18, height - BOTTOM))
+        parts.append(_line("mark", x_of(x), x_of(x), TOP + 18, HEIGHT - BOTTOM))
         parts.append(
             f'<text class="tick {anchor}" x="{at:.1f}" y="{TOP + 28}">{escape(word)}</text>'
         )
@@ -62,7 +62,7 @@ def line_chart(
             f'<circle class="dot {colour}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.5"/>'
             for x, y in (points if len(points) <= 60 else points[-1:])
         ]
-    return _svg(parts + _legend(list(series)), height)
+    return _svg(parts + _legend(list(series)), HEIGHT)
 
 
 def interval_chart(table: ComparisonTable) -> str:

@@ -18,13 +18,14 @@ from envs.adaptation.jobs import BASE, Executor
 from envs.masking_env import MaskingEnv
 from envs.models.states import TokenStates
 from envs.world import Deal, World
-from nmg.assembly import Stage
-from nmg.callbacks import EpisodeBar, RunLog
+from nmg.assembly import Setup, learned_metric
 from nmg.checkpoint import FolderWeights, prune_weights, read_about, write_checkpoint
 from nmg.config import RunConfig, TrainingConfig
 from nmg.evaluation import Greedy, evaluate, seed_of
 from nmg.maskings import strategy
 from nmg.options import ConfigError
+from nmg.progress import ProgressBar
+from nmg.run_log import RunLog
 
 if TYPE_CHECKING:
     from agents.actor_critic import MaskingActorCritic
@@ -40,7 +41,7 @@ def is_checkpoint(run: RunConfig, episodes: int) -> bool:
     return episodes % run.checkpoint_every == 0 or episodes == run.episodes
 
 
-def check_names(config: TrainingConfig, on: Stage) -> None:
+def check_names(config: TrainingConfig, on: Setup) -> None:
     """See to it that the metric and the rivals are there before hours are spent without them.
 
     Raises:
@@ -67,7 +68,7 @@ class Validation:
         executor: remembers random's scores.
     """
 
-    def __init__(self, config: TrainingConfig, on: Stage, executor: Executor) -> None:
+    def __init__(self, config: TrainingConfig, on: Setup, executor: Executor) -> None:
         self._config, self._on, self._executor = config, on, executor
         self._deals: list[Deal] | None = None
 
@@ -87,11 +88,10 @@ class Validation:
             settings=self._config.adaptation,
             run=self._config.run.seed,
         )
-        metric = self._config.agent.metric
-        metric = self._on.task.headline if metric == "headline" else metric
+        metric, higher_is_better = learned_metric(self._config, self._on.task)
         pairs = zip(scores["policy"], scores["random"], strict=True)
         gain = float(np.mean([mine[metric] - other[metric] for mine, other in pairs]))
-        return gain if self._on.task.higher_is_better.get(metric, True) else -gain
+        return gain if higher_is_better else -gain
 
 
 class TrainingCallback(BaseCallback):
@@ -113,7 +113,7 @@ class TrainingCallback(BaseCallback):
         self,
         folder: Path,
         log: RunLog,
-        bar: EpisodeBar,
+        bar: ProgressBar,
         *,
         settings: RunConfig,
         validation: Validation,

@@ -1,27 +1,24 @@
-"""What is seen while a run goes on: a bar that moves inside an episode, and the run's records."""
+"""A bar that moves while a score job runs."""
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from envs.adaptation.jobs import Progress
-from nmg.comparison import finite
 from nmg.forecast import duration
 
 QUIET_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
 
 
-class EpisodeBar:
+class ProgressBar:
     """Progress over units (episodes, jobs) that moves while a score job runs.
 
     On a terminal it is a tqdm bar with the phase of the job; elsewhere (a log file) it is a plain
@@ -74,6 +71,12 @@ class EpisodeBar:
             self._first = self._whole = self._finished_jobs = 0
             self._started = 0.0
 
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
         with self._lock:
             if self._bar is not None:
@@ -120,11 +123,11 @@ class EpisodeBar:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A bar over the steps of one long phase, as a `Progress` callback."""
-    bar: EpisodeBar | None = None
+    bar: ProgressBar | None = None
 
     def progress(phase: str, step: int, steps: int) -> None:
         nonlocal bar
-        bar = bar or EpisodeBar(steps, "step")
+        bar = bar or ProgressBar(steps, "step")
         bar.unit_done(phase)
 
     try:
@@ -132,95 +135,3 @@ def progress_bar() -> Iterator[Progress]:
     finally:
         if bar is not None:
             bar.close()
-
-
-class RunLog:
-    """The records of a run: metrics.jsonl, times.jsonl and TensorBoard events.
-
-    ``metrics.jsonl`` holds nothing that depends on the clock, so the same seed gives the same
-    bytes; seconds go to ``times.jsonl``.
-
-    Args:
-        folder: the run folder.
-        resume_at: keep the records of the episodes before this one, drop later ones.
-        tensorboard: write events too.
-    """
-
-    def __init__(self, folder: Path, *, resume_at: int = 0, tensorboard: bool = True) -> None:
-        self._metrics = _open_from(folder / "metrics.jsonl", resume_at)
-        self._times = _open_from(folder / "times.jsonl", resume_at)
-        self._events: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at)
-
-    def write(self, episode: int, record: Mapping[str, Any], seconds: float) -> None:
-        """Record an episode; nested names are joined by a slash for TensorBoard.
-
-        Args:
-            episode: its number.
-            record: what metrics.jsonl says of it.
-            seconds: that it took, with its updates and the validation after it.
-        """
-        _write_line(self._metrics, {"episode": episode, **record})
-        _write_line(self._times, {"episode": episode, "seconds": round(seconds, 4)})
-        if self._events is not None:
-            for name, value in _scalars(record):
-                self._events.add_scalar(name, value, episode)
-            self._events.add_scalar("time/episode_seconds", seconds, episode)
-
-    def close(self) -> None:
-        self._metrics.close()
-        self._times.close()
-        if self._events is not None:
-            self._events.close()
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The episodes in a jsonl file, one a line; a last line that was cut off is left out.
-
-    Raises:
-        ValueError: if another line is damaged.
-    """
-    if not path.is_file():
-        return []
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
-        try:
-            records += [_episode(line)] if line.endswith(b"\n") else []
-        except ValueError as error:
-            raise ValueError(
-                f"Line {number + 1} of {path} is damaged ({error}); mend or delete it."
-            ) from error
-    return records
-
-
-def _episode(line: bytes) -> dict[str, Any]:
-    record = json.loads(line)
-    if not isinstance(record, dict) or not isinstance(record.get("episode"), int):
-        raise ValueError("it does not say of which episode it is")
-    return record
-
-
-def _open_from(path: Path, resume_at: int) -> IO[str]:
-    kept = [record for record in read_records(path) if record["episode"] < resume_at]
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        for record in kept:
-            _write_line(file, record)
-    part.replace(path)
-    return path.open("a", encoding="utf-8")
-
-
-def _write_line(file: IO[str], record: Mapping[str, Any]) -> None:
-    file.write(json.dumps(finite(record), allow_nan=False) + "\n")
-    file.flush()
-
-
-def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield prefix + name, float(value)

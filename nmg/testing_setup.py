@@ -15,9 +15,9 @@ from envs.tasks.task import Feature, Task
 from envs.text.corpus import Context, Corpus, build_corpus
 from envs.text_world import TrainingFeatures, example_stratum, stratified_sample
 from envs.world import Deal
-from nmg.assembly import Stage, generated_stage, text_model
+from nmg.assembly import Setup, generated_setup, text_model
 from nmg.config import TestingConfig
-from nmg.domain_corpus import corpus_documents, corpus_line
+from nmg.corpora import corpus_documents, corpus_line
 from nmg.evaluation import seed_of
 from nmg.limits import two_columns
 
@@ -53,6 +53,7 @@ class TestWorld:
         self.vocab_size = len(corpus.tokenizer)
         self.max_length = max(map(len, corpus))
         self.corpus, self._task = corpus, task
+        self.documents = corpus.texts
         self.contexts = min(contexts or len(corpus), len(corpus))
         self.examples = min(examples or len(train), len(train))
         self._pool = len(train)
@@ -77,34 +78,28 @@ class TestWorld:
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
-    """A stage to compare maskings on.
+class TestSetup(Setup):
+    """The setup that maskings are compared on.
 
     Attributes:
-        stage: world, task, scorer, states.
         contexts: what corpus-based strategies count in.
-        texts: raw texts of the same.
         best: the policy that knows the best mask (the testbed's), or ``None``.
-        about: a line or two on the data, for people.
     """
 
-    stage: Stage
-    contexts: Sequence[Context]
-    texts: Sequence[str]
-    best: Any
-    about: str
+    contexts: Sequence[Context] = ()
+    best: Any = None
 
     def deal(self, seed: int) -> Deal:
         """What a seed plays with."""
-        return self.stage.world.deal(seed_of(seed, "test deal", 0))
+        return self.world.deal(seed_of(seed, "test deal", 0))
 
     def measuring_deal(self) -> Deal:
         """A deal on which the mask rates of a policy are measured."""
-        return self.stage.world.deal(seed_of(0, "measure", 0))
+        return self.world.deal(seed_of(0, "measure", 0))
 
 
-def build_arena(config: TestingConfig) -> Arena:
-    """The test stage of the settings.
+def build_test_setup(config: TestingConfig) -> TestSetup:
+    """The world that meta-testing plays in.
 
     Raises:
         ValueError, FileNotFoundError: if the data or the model cannot be used; one sentence.
@@ -115,15 +110,15 @@ def build_arena(config: TestingConfig) -> Arena:
             "nmg generation --placement uniform RUN, where RUN is its run folder."
         )
     if config.data.task == "testbed":
-        return _testbed_arena(config.data.dataset)
-    return _text_arena(config)
+        return _testbed_setup(config.data.dataset)
+    return _text_setup(config)
 
 
-def _testbed_arena(dataset: str) -> Arena:
+def _testbed_setup(dataset: str) -> TestSetup:
     from envs.testbed import best_mask
 
-    stage = generated_stage(dataset, "test")
-    world: Any = stage.world
+    on = generated_setup(dataset, "test")
+    world: Any = on.world
     deals = [world.deal(seed_of(0, "corpus", number)) for number in range(CORPUS_DEALS)]
     contexts = [context for deal in deals for context in deal.contexts]
     about = (
@@ -131,10 +126,18 @@ def _testbed_arena(dataset: str) -> Arena:
         "had; "
         "the best mask is known."
     )
-    return Arena(stage, contexts, (), best_mask(world), about)
+    return TestSetup(
+        world,
+        on.task,
+        on.scorer,
+        on.states,
+        about=about,
+        contexts=contexts,
+        best=best_mask(world),
+    )
 
 
-def _text_arena(config: TestingConfig) -> Arena:
+def _text_setup(config: TestingConfig) -> TestSetup:
     from envs.building import build_task
     from envs.text.datasets import load_splits
     from envs.text.examples import example_text
@@ -173,7 +176,6 @@ def _text_arena(config: TestingConfig) -> Arena:
         contexts=comparison.contexts,
         examples=comparison.examples,
     )
-    stage = Stage(world, task, Scorer(lm, task), TokenStates(text_model(data)))
     about = (
         f"{splits.name}: {world.contexts} of {len(corpus)} contexts"
         f"{f' of {data.corpus}' if documents else ''}, "
@@ -182,7 +184,14 @@ def _text_arena(config: TestingConfig) -> Arena:
     )
     if documents is not None:
         about += "\n" + corpus_line(data, len(documents), len(texts))
-    return Arena(stage, list(corpus), texts, None, about)
+    return TestSetup(
+        world,
+        task,
+        Scorer(lm, task),
+        TokenStates(text_model(data)),
+        about=about,
+        contexts=list(corpus),
+    )
 
 
 def _labelled(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
