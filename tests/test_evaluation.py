@@ -15,7 +15,7 @@ from envs.tasks.classification import Classification
 from envs.text.corpus import build_corpus
 from envs.text.examples import TextExample
 from envs.world import Deal
-from nmg import callbacks
+from nmg import progress
 from nmg.comparison import tabulate
 from nmg.evaluation import INFORMATIVE, evaluate, masking_job, seed_of
 from nmg.forecast import duration, forecast, job_tokens, probe
@@ -119,7 +119,7 @@ def test_durations_read_well():
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     bar = ProgressBar(10, "episode", jobs=3)
     for _ in range(5):
         for _ in range(3):
@@ -136,9 +136,9 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
 @pytest.mark.parametrize("terminal", [False, True])
 def test_remembered_scores_do_not_shorten_what_is_left(terminal, capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
-    monkeypatch.setattr(callbacks.sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal, raising=False)
     bar = ProgressBar(10, "score job")
     for _ in range(6):
         bar.job_done(remembered=True)
