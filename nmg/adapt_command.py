@@ -46,6 +46,8 @@ class ModelConfig:
 
     model: str = "minilm"
     """``bert``, ``distilbert``, ``minilm``, a hub id or a folder."""
+    reference: str | None = None
+    """File of general text; the strategy `difference` masks what sets the domain apart from it."""
     window: int = 126
     """Content tokens of a context; special tokens come on top."""
     device: str = "cpu"
@@ -184,6 +186,7 @@ def _policy(
     from agents.adversarial import AdversarialMasking
     from agents.strategies import NoMask, make_strategy
     from envs.models.states import TokenStates
+    from nmg.maskings import of_model
 
     seed, vocab_size = config.training.seed, len(lm.tokenizer)
     if args.policy is not None:
@@ -191,14 +194,13 @@ def _policy(
     if args.strategy == ADVERSARIAL:
         known = TokenStates(lm).vocabulary
         return AdversarialMasking(vocab_size, seed=seed, device=lm.device, vocabulary=known)
-    embeddings = lm.embeddings(np.arange(vocab_size)).detach().cpu().numpy()
     made = make_strategy(
         args.strategy,
         tokenizer=lm.tokenizer,
         contexts=corpus.contexts,
         texts=corpus.texts or None,
-        embeddings=embeddings,
         seed=seed,
+        **of_model(args.strategy, lm, config.data.reference, config.data.window),
     )
     if isinstance(made, NoMask):
         raise ValueError("Nothing can be learned without masks: give a strategy other than none.")

@@ -49,6 +49,7 @@ class Setup:
             scorer's change under every job.
         fragments: whether masks are fragments, as in generation.
         about: a line on the data, for people; empty where there is nothing to say.
+        reference: a file of general text, if one was given.
     """
 
     world: World
@@ -57,6 +58,7 @@ class Setup:
     states: TokenStates
     fragments: bool = False
     about: str = ""
+    reference: str | None = None
 
     @property
     def random(self) -> Policy:
@@ -131,7 +133,14 @@ def training_setup(data: DataConfig, episode: EpisodeConfig) -> Setup:
         labelled=data.labelled,
     )
     about = corpus_line(data, len(documents), len(world.documents)) if documents else ""
-    return Setup(world, task, Scorer(lm, task), TokenStates(text_model(data)), about=about)
+    return Setup(
+        world,
+        task,
+        Scorer(lm, task),
+        TokenStates(text_model(data)),
+        about=about,
+        reference=data.reference,
+    )
 
 
 def _generation_setup(data: DataConfig, episode: EpisodeConfig) -> Setup:

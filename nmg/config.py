@@ -38,6 +38,8 @@ class DataConfig:
     corpus: str | None = None
     """A file of unlabelled text of the domain to mask instead of the labelled texts; documents that
     hold a scored text or are part of one are left out."""
+    reference: str | None = None
+    """File of general text; the strategy `difference` masks what sets the domain apart from it."""
     labelled: int | None = None
     """Fine-tune on a fixed, stratified subset of this size, in every episode and for every seed the
     same; none for all, of which an episode takes --train-examples."""
@@ -71,7 +73,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         at_least(1, window=self.window, max_length=self.max_length, labelled=self.labelled)
         at_least(0, workers=self.workers)
-        for_labelled_text(self.task, corpus=self.corpus, labelled=self.labelled)
+        for_labelled_text(
+            self.task, corpus=self.corpus, reference=self.reference, labelled=self.labelled
+        )
         if self.task == "qa" and not 0 <= self.stride < self.max_length:
             raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
         two_languages(self.languages)

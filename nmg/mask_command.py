@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     trained = trained_settings(args.policy) if args.policy else {}
     name = args.model or trained.get("model", "minilm")
     texts = _texts(args)
-    if checkpoint is not None:
+    lm = None
+    if checkpoint is not None or args.strategy == "entropy":
         lm = _language_model(name, trained)
         tokenizer, longest = lm.tokenizer, lm.max_length
     else:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if checkpoint is not None:
         policy = _learned(checkpoint, lm, trained)
     else:
-        policy = _strategy(args.strategy, corpus, texts, args.seed)
+        policy = _strategy(args.strategy, corpus, texts, args.seed, lm)
     budget = args.budget if args.budget is not None else trained.get("budget", 0.05)
     masks = mask_corpus(corpus, policy, budget, args.seed)
     colour = use_colour(sys.stdout)
@@ -140,13 +141,19 @@ def _texts(args: argparse.Namespace) -> list[str]:
     return [text]
 
 
-def _strategy(name: str, corpus: Corpus, texts: Sequence[str], seed: int) -> Any:
+def _strategy(name: str, corpus: Corpus, texts: Sequence[str], seed: int, lm: Any) -> Any:
     from agents.strategies import NoMask, make_strategy
+    from envs.models.entropy import PredictionEntropy
 
     if name == "none":
         return NoMask()
     return make_strategy(
-        name, tokenizer=corpus.tokenizer, contexts=corpus.contexts, texts=texts, seed=seed
+        name,
+        tokenizer=corpus.tokenizer,
+        contexts=corpus.contexts,
+        texts=texts,
+        entropy=None if lm is None else PredictionEntropy(lm),
+        seed=seed,
     )
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.strategies import make_strategy
+from agents.strategies import make_strategy, strategy_key
 from agents.strategies.shuffled import ShuffledPolicy
+from envs.models.entropy import PredictionEntropy
+from envs.models.language_model import LanguageModel
 from envs.models.states import TokenStates
 from envs.references import Policy
-from envs.text.corpus import Context
-from envs.world import World
+from envs.text.corpus import Context, build_corpus
 from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint, read_object
+from nmg.corpora import AS_TEXT, corpus_texts
 from nmg.evaluation import Greedy
+
+if TYPE_CHECKING:
+    from nmg.assembly import Setup
 
 MEASURED = 2_000
 """Contexts on which the mask rates of a policy are measured for the shuffled control."""
@@ -104,14 +109,13 @@ def controls(
     }
 
 
-def strategy(
-    name: str,
-    world: World,
-    contexts: Sequence[Context],
-    texts: Sequence[str] = (),
-    embeddings: np.ndarray | None = None,
-) -> Policy | None:
+def strategy(name: str, on: Setup, contexts: Sequence[Context]) -> Policy | None:
     """A fixed strategy by name; ``None`` for the strategy ``none``.
+
+    Args:
+        name: of the strategy.
+        on: what it is played on.
+        contexts: in which it counts.
 
     Raises:
         ValueError: if there is no such strategy, or it needs what is not at hand here.
@@ -120,11 +124,41 @@ def strategy(
         return None
     return make_strategy(
         name,
-        tokenizer=world.tokenizer,
+        tokenizer=on.world.tokenizer,
         contexts=contexts,
-        texts=texts or None,
-        embeddings=embeddings,
+        texts=on.texts or None,
+        **of_model(name, on.states.language_model, on.reference, on.world.max_length),
     )
+
+
+def of_model(name: str, lm: Any, reference: str | None, window: int) -> dict[str, Any]:
+    """What a strategy that asks a language model is made with, beside what all are.
+
+    Args:
+        name: of the strategy.
+        lm: the model.
+        reference: a file of general text, for ``difference``.
+        window: content tokens of its contexts.
+
+    Raises:
+        ValueError: if there is no such strategy, or no file for ``difference``.
+        FileNotFoundError: if that file is not there.
+    """
+    key = strategy_key(name)
+    if key == "entropy" and isinstance(lm, LanguageModel):
+        return {"entropy": PredictionEntropy(lm)}
+    if key != "difference":
+        return {}
+    if reference is None:
+        raise ValueError(
+            "The strategy 'difference' masks what sets the domain apart from general text; give a "
+            "file of that by --reference."
+        )
+    texts = corpus_texts([Path(reference)], AS_TEXT)
+    return {
+        "embeddings": lm.embeddings(np.arange(len(lm.tokenizer))).detach().cpu().numpy(),
+        "reference_contexts": build_corpus(texts, lm.tokenizer, window).contexts,
+    }
 
 
 def measured(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

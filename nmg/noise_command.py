@@ -138,7 +138,7 @@ def effects(
     dealt = [on.world.deal(seed_of(config.run.seed, "noise", number)) for number in range(deals)]
     contexts = [context for deal in dealt for context in deal.contexts]
     maskings = {"random": on.random}
-    maskings |= {name: strategy(name, on.world, contexts, on.texts) for name in strategies}
+    maskings |= {name: strategy(name, on, contexts) for name in strategies}
     scores = evaluate(
         on.world,
         dealt,

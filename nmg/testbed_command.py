@@ -153,15 +153,16 @@ def _shown(context: Any, best: Any, tokenizer: Any) -> str:
 
 
 def _maskings(world: Any, deals: Sequence[Any]) -> dict[str, Any]:
+    from agents.strategies import make_strategy
     from envs.references import UniformRandom
     from envs.testbed import KnownMask, best_mask, worst_mask
-    from nmg.maskings import strategy
 
+    contexts = [context for deal in deals for context in deal.contexts]
     return {
         "none": None,
         RANDOM: UniformRandom(),
         AGAIN: UniformRandom(),
-        "idf": strategy("idf", world, [context for deal in deals for context in deal.contexts]),
+        "idf": make_strategy("idf", tokenizer=world.tokenizer, contexts=contexts),
         "worst mask": worst_mask(world),
         "best mask": best_mask(world),
         **{_share_name(share): KnownMask(world, share) for share in SHARES[1:-1]},

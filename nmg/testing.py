@@ -266,7 +266,7 @@ def gather_maskings(
         if name == ADVERSARIAL:
             maskings[name] = online_adversary(on.scorer.language_model)
         elif name not in maskings:
-            maskings[name] = strategy(name, world, on.contexts, on.texts)
+            maskings[name] = strategy(name, on, on.contexts)
     if on.best is not None:
         maskings["best mask"] = on.best
     return maskings, used

@@ -190,6 +190,7 @@ def _text_setup(config: TestingConfig) -> TestSetup:
         Scorer(lm, task),
         TokenStates(text_model(data)),
         about=about,
+        reference=data.reference,
         contexts=list(corpus),
     )
 

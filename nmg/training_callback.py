@@ -56,7 +56,7 @@ def check_names(config: TrainingConfig, on: Setup) -> None:
     if config.run.final_episodes:
         deal = validation_deals(config, on.world, 1)[0]
         for name in config.run.rivals:
-            strategy(name, on.world, deal.contexts, on.texts)
+            strategy(name, on, deal.contexts)
 
 
 class Validation:

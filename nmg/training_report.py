@@ -98,7 +98,7 @@ def fixed_maskings(config: TrainingConfig, on: Setup) -> dict[str, Policy | None
 
     world: Any = on.world
     contexts = [context for deal in final_deals(config, on) for context in deal.contexts]
-    maskings = {name: strategy(name, world, contexts, on.texts) for name in config.run.rivals}
+    maskings = {name: strategy(name, on, contexts) for name in config.run.rivals}
     if config.data.task == "testbed":
         maskings["best mask"] = best_mask(world)
     played = {name: on.played(masking) for name, masking in maskings.items()}

@@ -119,7 +119,7 @@ def test_new_models_load(folder):
     assert load_seq2seq(str(folder("t5"))).max_length == 48
 
 
-@pytest.mark.parametrize("strategy", ["idf", "adversarial"])
+@pytest.mark.parametrize("strategy", ["idf", "entropy", "adversarial"])
 def test_adapt_saves_a_model_that_goes_on(folder, tmp_path, capsys, strategy):
     model, out = folder("bert"), tmp_path / "adapted"
     common = ["--corpus", str(folder.corpus), "--epochs", "2", "--batch", "4", "--window", "40"]
@@ -210,6 +210,7 @@ def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):
         (["--strategy", "idff"], "did you mean 'idf'"),
         (["--policy", "nowhere"], "nowhere"),
         (["--budget", "2"], "budget is 2"),
+        (["--strategy", "difference"], "give a file of that by --reference"),
     ],
 )
 def test_errors_are_one_sentence(folder, tmp_path, capsys, arguments, message):

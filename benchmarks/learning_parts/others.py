@@ -22,12 +22,12 @@ from agents import budgeted
 from agents.contexts import Contexts
 from agents.features import TokenFeatures
 from agents.settings import AgentSettings
+from agents.strategies import make_strategy
 from envs.masking_env import MaskingEnv
 from envs.text.corpus import Context
 from envs.wrappers import TokenwiseMasking
 from learning_parts.field import Field
 from learning_parts.ours import After
-from nmg.maskings import strategy
 
 EPISODES_A_ROLLOUT = 2
 """Of PPO, whose own default of 2,048 steps would be 32 episodes."""
@@ -233,7 +233,11 @@ class Fixed:
     ) -> tuple[np.ndarray, Any]:
         contexts = Contexts.of(observation)
         rows = zip(contexts.input_ids, contexts.word_ids, contexts.maskable, strict=True)
-        made = strategy(self.name, self.world, [Context(*row) for row in rows])
+        made = make_strategy(
+            self.name,
+            tokenizer=self.world.tokenizer,
+            contexts=[Context(*row) for row in rows],
+        )
         made.seed(self.seed)
         return made.predict(observation)
 
