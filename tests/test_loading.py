@@ -171,6 +171,18 @@ def test_sizes_other_than_those_of_the_weights_are_named(
         load_language_model(str(tmp_path))
 
 
+@pytest.mark.parametrize(("kind", "head"), [("bert", "masked"), ("bart", "seq2seq")])
+def test_tokens_that_the_model_has_no_embedding_of_are_refused(kind, head, tmp_path) -> None:
+    save_without(tmp_path, kind, head)
+    LOADERS[head](str(tmp_path))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["zebra crossing", "market"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=rf"ids up to {rows + 1}, .* {rows} tokens"):
+        LOADERS[head](str(tmp_path))
+
+
 def test_code_in_a_model_s_folder_is_not_run_nor_asked_for(
     tmp_path, tiny_tokenizer, monkeypatch
 ) -> None:

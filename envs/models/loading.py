@@ -9,7 +9,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from envs.models.checks import Head, check_weights, has_head, missing_head, no_fit, no_model
+from envs.models.checks import (
+    Head,
+    check_tokens,
+    check_weights,
+    has_head,
+    missing_head,
+    no_fit,
+    no_model,
+)
 from envs.models.fast_tokenizer import ROLES, fast_twin, no_moses_needed
 from envs.models.language_model import LanguageModel
 from envs.models.names import ModelNotFoundError, model_source, only_local, prepared_folder
@@ -38,8 +46,9 @@ def load_language_model(
         cold_head: accept minilm without a trained masked-LM head.
 
     Raises:
-        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, or if
-            weights are missing or of other sizes than config.json says.
+        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, if weights
+            are missing or of other sizes than config.json says, or if the tokenizer has tokens that
+            the model does not embed.
         ValueError: if the architecture has no masked-LM head or no mask token, or there is no such
             device.
     """
@@ -47,6 +56,7 @@ def load_language_model(
     source = model_source(name, cold_head=cold_head)
     model = _load_model(name, source, "masked", trained_head=not cold_head)
     tokenizer = _load_tokenizer(name, source)
+    check_tokens(name, model, tokenizer)
     return LanguageModel(name, model, tokenizer, device=device, precision=precision)
 
 
@@ -67,8 +77,9 @@ def load_seq2seq(
             them (mBART: ``en_XX``, ``de_DE``).
 
     Raises:
-        ModelNotFoundError: if there is no such model or no tokenizer, or if weights are missing or
-            of other sizes than config.json says.
+        ModelNotFoundError: if there is no such model or no tokenizer, if weights are missing or of
+            other sizes than config.json says, or if the tokenizer has tokens that the model does
+            not embed.
         ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
             that could stand for a masked token or no such language, or there is no such device.
     """
@@ -76,6 +87,7 @@ def load_seq2seq(
     source = model_source(name, cold_head=False)
     model = _load_model(name, source, "seq2seq")
     tokenizer = _load_tokenizer(name, source)
+    check_tokens(name, model, tokenizer)
     if languages is not None:
         _set_languages(tokenizer, name, languages)
     return Seq2SeqModel(name, model, tokenizer, device=device, precision=precision)
