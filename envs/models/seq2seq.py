@@ -36,7 +36,6 @@ class Seq2SeqModel(TrainableModel):
     The arguments are those of :class:`TrainableModel`; the model has a sequence-to-sequence head.
 
     Attributes:
-        mask_token_id: what stands for a masked token.
         start_ids: what every target begins with: the decoder's start token, and the first special
             token of a target (begin of sequence, or a language) where there is one.
     """
