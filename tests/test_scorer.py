@@ -267,6 +267,16 @@ def test_weight_decay_reaches_every_row(lm, job) -> None:
     assert (after != lm.embeddings(tokens)).any(dim=1).all()
 
 
+def test_a_frozen_token_embedding_is_not_trained(job, tiny_masked_lm, tiny_tokenizer) -> None:
+    tiny_masked_lm.get_input_embeddings().weight.requires_grad_(False)
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    before, tokens = lm.snapshot(), np.arange(lm.vocab_size)
+    frozen = lm.embeddings(tokens)
+    Scorer(lm, IsQuestion())(replace(job, masks=None))
+    assert torch.equal(lm.embeddings(tokens), frozen)
+    assert not torch.equal(lm.snapshot(), before)
+
+
 def test_kept_weights_are_where_the_next_job_starts(lm, job) -> None:
     scorer = Scorer(lm, IsQuestion())
     kept = replace(job, keep_weights=True)
