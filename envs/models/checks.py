@@ -51,6 +51,15 @@ def missing_head(name: str, model_type: str, head: Head) -> str:
     )
 
 
+def integer_model(name: str) -> str:
+    """That a model computes in integers, in one sentence."""
+    return (
+        f"{name!r} computes in integers (I-BERT's quant_mode), with ranges that training changes "
+        "and no job can put back, so that scores would depend on what ran before. Set quant_mode "
+        "to false in its config.json."
+    )
+
+
 def no_fit(name: str, error: Exception) -> ModelNotFoundError:
     """That transformers can make no model of a configuration."""
     reason = " ".join(str(error).split())

@@ -14,6 +14,7 @@ from envs.models.checks import (
     check_tokens,
     check_weights,
     has_head,
+    integer_model,
     missing_head,
     no_fit,
     no_model,
@@ -49,8 +50,8 @@ def load_language_model(
         ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, if weights
             are missing or of other sizes than config.json says, or if the tokenizer has tokens that
             the model does not embed.
-        ValueError: if the architecture has no masked-LM head or no mask token, or there is no such
-            device.
+        ValueError: if the architecture has no masked-LM head or no mask token, if the model
+            computes in integers, or if there is no such device.
     """
     check_device(device)
     source = model_source(name, cold_head=cold_head)
@@ -131,6 +132,8 @@ def _load_model(
         config = _load_config(name, source)
     if not has_head(config.model_type, head):
         raise ValueError(missing_head(name, config.model_type, head))
+    if getattr(config, "quant_mode", False):
+        raise ValueError(integer_model(name))
     for setting, value in LOADING.get(config.model_type, {}).items():
         setattr(config, setting, value)
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
