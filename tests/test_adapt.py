@@ -208,6 +208,15 @@ def test_a_head_without_weights_of_its_own_has_no_steps_of_its_own(bpe_tokenizer
     assert np.mean(losses[-5:]) < losses[0]
 
 
+def test_preparing_leaves_what_is_frozen_as_it_is(corpus, tiny_masked_lm, tiny_tokenizer):
+    frozen = tiny_masked_lm.bert.embeddings.position_embeddings.weight.requires_grad_(False)
+    lm, before = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer), frozen.clone()
+    weights, settings = lm.snapshot(), PreparationSettings(steps=3, head_steps=1, batch=4, lr=1e-2)
+    train_masked_lm(lm, corpus, settings, lambda *given: None)
+    assert torch.equal(frozen, before)
+    assert not torch.equal(lm.snapshot(), weights)
+
+
 def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):
     """Steps of half a second after a first of ten."""
     clock, tried = [0.0], []

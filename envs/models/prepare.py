@@ -77,8 +77,8 @@ def train_masked_lm(
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     encoder = {id(p) for p in lm.model.base_model.parameters()}
-    head = [p for p in lm.model.parameters() if id(p) not in encoder]
-    everything = list(lm.model.parameters())
+    everything = [p for p in lm.model.parameters() if p.requires_grad]
+    head = [p for p in everything if id(p) not in encoder]
     lm.model.train()
     head_steps = settings.head_steps if head else 0
     total = head_steps + settings.steps
@@ -98,6 +98,8 @@ def train_masked_lm(
         loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
         descend(lm.flat, optimizer, loss, 1.0)
         progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
+    for parameter in everything:
+        parameter.requires_grad_(True)
 
 
 def _warm_cosine(done: float) -> float:
