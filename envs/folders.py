@@ -50,11 +50,21 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        share(part)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def share(folder: Path) -> None:
+    """Let those read a folder's files who may read the folder: safetensors makes its own private,
+    and models lie in caches that may be shared."""
+    readable = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(readable)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -48,7 +48,7 @@ def build_generation_task(
     return Generation(
         model.tokenizer,
         metric or METRICS.get(str(dataset), "bleu"),
-        min(max_source_length, model.max_length),
+        min(max_source_length, model.max_source_length),
         min(max_target_length, model.max_length),
         prefix,
     )

@@ -11,8 +11,12 @@ import torch
 from agents.adversarial import AdversarialMasking, AdversarySettings
 from agents.strategies import make_strategy
 from envs.further_pretraining import PretrainingSettings, further_pretrain
+from envs.models import prepare
+from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model, load_seq2seq
+from envs.models.new_model import ModelSize, new_model
+from envs.models.prepare import PreparationSettings, train_masked_lm
 from envs.models.states import TokenStates
 from envs.spaces import pad_contexts
 from envs.text.corpus import build_corpus
@@ -183,6 +187,34 @@ def test_a_head_is_prepared_and_found_again_whatever_the_forecast_tried(
         prints.append(load_language_model(str(out)).fingerprint)
         monkeypatch.setattr(forecast, "seconds_a_step", lambda trial, most: 1.0)
     assert prints[0] == prints[1]
+
+
+def test_a_head_without_weights_of_its_own_has_no_steps_of_its_own(bpe_tokenizer, monkeypatch):
+    """BART's is its token embedding, and a bias that is not trained."""
+    model = new_model("bart", "seq2seq", bpe_tokenizer, ModelSize(16, 1, 2, 64))
+    lm, rates, losses = LanguageModel("bart", model, bpe_tokenizer), [], []
+
+    def watched(flat, optimizer, loss, clip):
+        rates.append(optimizer.param_groups[0]["lr"])
+        losses.append(float(loss.detach()))
+        descend(flat, optimizer, loss, clip)
+
+    monkeypatch.setattr(prepare, "descend", watched)
+    settings = PreparationSettings(steps=20, head_steps=30, batch=7, window=40, lr=1e-2)
+    corpus, told = build_corpus(SENTENCES, bpe_tokenizer, 40), []
+    train_masked_lm(lm, corpus, settings, lambda *given: told.append(given[1:]))
+    assert min(rates) >= 0
+    assert told[-1] == (20, 20)
+    assert np.mean(losses[-5:]) < losses[0]
+
+
+def test_preparing_leaves_what_is_frozen_as_it_is(corpus, tiny_masked_lm, tiny_tokenizer):
+    frozen = tiny_masked_lm.bert.embeddings.position_embeddings.weight.requires_grad_(False)
+    lm, before = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer), frozen.clone()
+    weights, settings = lm.snapshot(), PreparationSettings(steps=3, head_steps=1, batch=4, lr=1e-2)
+    train_masked_lm(lm, corpus, settings, lambda *given: None)
+    assert torch.equal(frozen, before)
+    assert not torch.equal(lm.snapshot(), weights)
 
 
 def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):

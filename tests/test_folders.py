@@ -67,3 +67,14 @@ def test_a_corpus_is_not_written_over_the_file_that_it_is_made_of(tmp_path, caps
     assert main(["corpus", "--file", str(rows), "--output", str(rows)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert "label" in rows.read_text()
+
+
+def test_files_that_were_made_private_are_not_left_so(tmp_path) -> None:
+    """safetensors does that, and a folder of models may be shared."""
+    (tmp_path / "plain").touch()
+    with whole_folder(tmp_path / "model") as part:
+        (part / "inside").mkdir()
+        for path in (part / "weights", part / "inside" / "weights"):
+            path.touch(mode=0o600)
+    for path in (tmp_path / "model").rglob("weights"):
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -69,6 +69,12 @@ def test_the_same_job_gives_the_same_score_whatever_ran_before(model, task, job)
     assert first.cost["steps"] == 2 * 2 + 2 * 2
 
 
+def test_another_search_has_scores_of_its_own(model, task):
+    mine = GenerationScorer(model, task).fingerprint
+    model.model.generation_config.no_repeat_ngram_size = 3
+    assert GenerationScorer(model, task).fingerprint != mine
+
+
 def test_masks_seed_and_weights_change_the_score(model, task, job):
     scorer = GenerationScorer(model, task)
     rng = np.random.default_rng(0)

@@ -171,6 +171,28 @@ def test_sizes_other_than_those_of_the_weights_are_named(
         load_language_model(str(tmp_path))
 
 
+@pytest.mark.parametrize(("kind", "head"), [("bert", "masked"), ("bart", "seq2seq")])
+def test_tokens_that_the_model_has_no_embedding_of_are_refused(kind, head, tmp_path) -> None:
+    save_without(tmp_path, kind, head)
+    LOADERS[head](str(tmp_path))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["zebra crossing", "market"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=rf"ids up to {rows + 1}, .* {rows} tokens"):
+        LOADERS[head](str(tmp_path))
+
+
+def test_a_model_that_computes_in_integers_is_refused(tmp_path) -> None:
+    """The ranges that it learns on the way are no weights: a job would leave them to the next."""
+    save_without(tmp_path, "ibert", "masked")
+    assert not load_language_model(str(tmp_path)).model.config.quant_mode
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"quant_mode": True}))
+    with pytest.raises(ValueError, match="quant_mode"):
+        load_language_model(str(tmp_path))
+
+
 def test_code_in_a_model_s_folder_is_not_run_nor_asked_for(
     tmp_path, tiny_tokenizer, monkeypatch
 ) -> None:

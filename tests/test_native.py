@@ -50,6 +50,12 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(folder, monkeypatch) 
     assert not list(folder.iterdir())
 
 
+def test_a_compiler_that_cannot_be_read_is_named(folder, monkeypatch) -> None:
+    monkeypatch.setenv("CC", 'gcc "')
+    with pytest.warns(UserWarning, match="C code is not used.*CC"):
+        assert load() is None
+
+
 @needs_compiler
 @pytest.mark.parametrize("which", ["file", "folder"])
 def test_what_others_can_write_is_not_loaded(folder, which) -> None:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from envs.models.runtime import check_device
+
 PROGRAM = """
 import resource, sys
 import torch
@@ -37,3 +39,10 @@ def test_address_space_is_set_aside_and_no_memory_taken() -> None:
     taken, used = map(int, done.stdout.split())
     assert taken < 64 << 20
     assert used < 264 << 20  # 200 MB, and not all that was set aside
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xla:0"])
+def test_a_device_that_nothing_here_computes_on_is_refused(device) -> None:
+    check_device("cpu")
+    with pytest.raises(ValueError, match=rf"device is '{device}'; it must be cpu, cuda or cuda:N"):
+        check_device(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 from envs.adaptation.scorer import Scorer
 from envs.models.language_model import LanguageModel
+from envs.models.loading import load_language_model
 from envs.tasks.task import Feature
 from envs.text.corpus import build_corpus
 from envs.text.examples import TextExample
@@ -158,6 +160,22 @@ def test_keys_are_equal_just_for_equal_jobs(job) -> None:
         assert other.key != job.key
 
 
+def test_another_configuration_or_tokenizer_has_scores_of_its_own(lm, tmp_path) -> None:
+    def fingerprint(name: str) -> str:
+        return Scorer(load_language_model(str(tmp_path / name)), IsQuestion()).fingerprint
+
+    for name in ("here", "there", "dropping", "other mask"):
+        lm.save(tmp_path / name)
+    described = tmp_path / "dropping" / "config.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"hidden_dropout_prob": 0}))
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.add_special_tokens({"mask_token": "the"})
+    tokenizer.save_pretrained(tmp_path / "other mask")
+    mine = Scorer(lm, IsQuestion()).fingerprint
+    assert fingerprint("here") == fingerprint("there") == mine
+    assert len({mine, fingerprint("dropping"), fingerprint("other mask")}) == 3
+
+
 def test_training_steps_are_those_of_a_plain_loop(lm, job, tiny_masked_lm) -> None:
     """One epoch of further pre-training against a loop over the library's own model and loss."""
     for module in lm.model.modules():
@@ -247,6 +265,16 @@ def test_weight_decay_reaches_every_row(lm, job) -> None:
     after = lm.embeddings(tokens)
     lm.restore(before)
     assert (after != lm.embeddings(tokens)).any(dim=1).all()
+
+
+def test_a_frozen_token_embedding_is_not_trained(job, tiny_masked_lm, tiny_tokenizer) -> None:
+    tiny_masked_lm.get_input_embeddings().weight.requires_grad_(False)
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    before, tokens = lm.snapshot(), np.arange(lm.vocab_size)
+    frozen = lm.embeddings(tokens)
+    Scorer(lm, IsQuestion())(replace(job, masks=None))
+    assert torch.equal(lm.embeddings(tokens), frozen)
+    assert not torch.equal(lm.snapshot(), before)
 
 
 def test_kept_weights_are_where_the_next_job_starts(lm, job) -> None:

@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer, models, processors
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
+from envs.generation_building import build_generation_task
 from envs.models.architectures import ARCHITECTURES
 from envs.models.checks import has_head
 from envs.models.loading import load_seq2seq
@@ -102,6 +103,22 @@ def test_the_longest_input_need_not_fill_led_s_windows(length):
     with torch.inference_mode():
         losses = lm.token_losses(lm.sources([longest]), [longest], [longest])
     assert losses.shape == (length,)
+
+
+def test_targets_and_contexts_are_no_longer_than_the_decoder_takes():
+    """LED's encoder takes far longer texts than its decoder."""
+    pytest.importorskip("sacrebleu")
+    tokenizer = train_tokenizer(SENTENCES, "bpe", vocab_size=330, max_length=128)
+    size = ModelSize(width=16, layers=1, heads=2, length=128)
+    made = new_model("led", "seq2seq", tokenizer, size, max_decoder_position_embeddings=40)
+    lm = Seq2SeqModel("led", made, tokenizer)
+    task = build_generation_task("pairs", lm, max_source_length=500, max_target_length=500)
+    assert (task.max_source_length, task.max_target_length) == (128, 40)
+    assert lm.window(500) == 40 - tokenizer.num_special_tokens_to_add()
+    source, target = np.full(task.max_source_length, 9), np.full(task.max_target_length, 9)
+    with torch.inference_mode():
+        losses = lm.token_losses(lm.sources([source]), [target], [target])
+    assert losses.shape == (40,)
 
 
 def test_dropout_by_function_is_drawn_and_the_librarys_put_back(tokenizers):

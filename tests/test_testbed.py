@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -215,6 +216,15 @@ def bed(tmp_path_factory) -> Testbed:
     return build_testbed("small", cache_dir=tmp_path_factory.mktemp("cache"))
 
 
+def assert_modes_of_new_files(folder: Path) -> None:
+    """A cache may be shared: whoever may read a new folder and a new file there may read these."""
+    (folder / "new").mkdir()
+    (folder / "new" / "file").touch()
+    for path in folder.rglob("*"):
+        plain = folder / "new" / "file" if path.is_file() else folder / "new"
+        assert path.stat().st_mode == plain.stat().st_mode, path
+
+
 def test_the_language_model_is_kept_and_found_again(bed, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "testbed"
     assert not folder.exists()
@@ -222,6 +232,7 @@ def test_the_language_model_is_kept_and_found_again(bed, tmp_path, monkeypatch) 
     settings = replace(settings_named("small"), language=quick)
     made = build_testbed(settings, cache_dir=tmp_path)
     assert [path.name for path in folder.glob(".*")] == []
+    assert_modes_of_new_files(folder)
 
     def fail(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained again")

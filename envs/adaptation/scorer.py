@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.adaptation.jobs import BASE, AdaptationSettings, Progress, Score, ScoreJob
-from envs.models.flat import FlatParameters, descend, digest
+from envs.models.flat import FlatParameters, descend
 from envs.models.language_model import LanguageModel
 from envs.models.masked_batch import corrupted, labelled
 from envs.models.token_rows import TokenRows
@@ -47,10 +47,10 @@ class Scorer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what scores depend on beside their jobs: the model's own weights, the precision, and
-        the kind of device, which draws other dropout."""
+        """Of what scores depend on beside their jobs: the model with its own weights, the
+        precision, and the kind of device, which draws other dropout."""
         lm = self.language_model
-        return f"{digest(self.weights[BASE])}-{lm.precision}-{lm.device.type}"
+        return f"{lm.fingerprint_of(self.weights[BASE])}-{lm.precision}-{lm.device.type}"
 
     def __call__(self, job: ScoreJob) -> Score:
         """Run a job. Deterministic on CPU; torch's global generator is left as it was."""

@@ -143,7 +143,14 @@ _TABLE = (
     Architecture("GPT", "openai-gpt", "bpe"),
     Architecture("GPT-2", "gpt2", "bpe"),
     Architecture("GPT-Neo", "gpt_neo", "bpe"),
-    Architecture("I-BERT", "ibert", "bpe", _ENCODER),
+    Architecture(
+        "I-BERT",
+        "ibert",
+        "bpe",
+        _ENCODER,
+        trap="refused with quant_mode: its running ranges are no weights, and no job could put "
+        "them back",
+    ),
     Architecture(
         "LED",
         "led",
@@ -154,7 +161,8 @@ _TABLE = (
             "max_decoder_position_embeddings": Of.POSITIONS,
             "attention_window": Of.EACH,
         },
-        trap="positions for the padding, too: its encoder pads inputs to whole windows",
+        trap="positions for the padding, too: its encoder pads inputs to whole windows; targets "
+        "and contexts are no longer than its decoder takes",
     ),
     Architecture(
         "Longformer",

@@ -1,4 +1,5 @@
-"""What a model of the library lacks, in one sentence each: type, head, configuration, weights."""
+"""What a model of the library lacks, in one sentence each: type, head, configuration, weights,
+embeddings of its tokenizer's tokens."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from envs.models.names import ModelNotFoundError, hub_is_reachable
+from envs.models.quirks import token_embedding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Head = Literal["masked", "seq2seq"]
 HEAD_NAMES: Mapping[Head, str] = {"masked": "masked-LM", "seq2seq": "sequence-to-sequence"}
@@ -46,6 +48,15 @@ def missing_head(name: str, model_type: str, head: Head) -> str:
     return (
         f"{name!r} is a {model_type} model, for which transformers has no {HEAD_NAMES[head]} head. "
         f"Give a {what} model, such as {examples[head]}."
+    )
+
+
+def integer_model(name: str) -> str:
+    """That a model computes in integers, in one sentence."""
+    return (
+        f"{name!r} computes in integers (I-BERT's quant_mode), with ranges that training changes "
+        "and no job can put back, so that scores would depend on what ran before. Set quant_mode "
+        "to false in its config.json."
     )
 
 
@@ -105,6 +116,22 @@ def check_weights(
         raise ModelNotFoundError(
             f"{name!r} has no trained masked-LM head: train one by `nmg prepare-lm --model {name} "
             "--corpus FILE --output DIR`, with any plain text of the language, and give that one."
+        )
+
+
+def check_tokens(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding of: any could be drawn as a
+    random replacement, hours into a run.
+
+    Raises:
+        ModelNotFoundError: if there are some.
+    """
+    rows, highest = len(token_embedding(model).weight), max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ModelNotFoundError(
+            f"The tokenizer of {name!r} has ids up to {highest}, but the model embeds {rows} "
+            f"tokens: call model.resize_token_embeddings({highest + 1}) and save it, or get both "
+            "anew."
         )
 
 

@@ -7,7 +7,6 @@ small model, and to write them anew costs more in page faults than the arithmeti
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -142,11 +141,6 @@ class FlatParameters:
         finally:
             for parameter, _ in written:
                 settle(parameter)
-
-
-def digest(weights: Tensor) -> str:
-    """Content hash of weights, 16 hexadecimal digits."""
-    return hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def descend(

@@ -94,10 +94,12 @@ class LanguageModel(TrainableModel):
     ) -> AbstractContextManager[FlatParameters | TokenRows]:
         """The weights that a stage changes that reads some sequences and predicts no words.
 
-        Of the token embedding the rows that occur, where the architecture only looks them up and
-        nothing decays; else all weights. The head may not be asked while this is open.
+        Of the token embedding the rows that occur, where it is not frozen, the architecture only
+        looks them up and nothing decays; else all weights. The head may not be asked while this is
+        open.
         """
-        embeddings = readers(self._encoder, self._embedding.weight)
+        weight = self._embedding.weight
+        embeddings = readers(self._encoder, weight) if weight.requires_grad else []
         if not embeddings or weight_decay or self.device.type != "cpu":
             return nullcontext(self.flat)
         filling = np.array([self.model.config.pad_token_id or 0])

@@ -9,7 +9,16 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from envs.models.checks import Head, check_weights, has_head, missing_head, no_fit, no_model
+from envs.models.checks import (
+    Head,
+    check_tokens,
+    check_weights,
+    has_head,
+    integer_model,
+    missing_head,
+    no_fit,
+    no_model,
+)
 from envs.models.fast_tokenizer import ROLES, fast_twin, no_moses_needed
 from envs.models.language_model import LanguageModel
 from envs.models.names import ModelNotFoundError, model_source, only_local, prepared_folder
@@ -38,15 +47,17 @@ def load_language_model(
         cold_head: accept minilm without a trained masked-LM head.
 
     Raises:
-        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, or if
-            weights are missing or of other sizes than config.json says.
-        ValueError: if the architecture has no masked-LM head or no mask token, or there is no such
-            device.
+        ModelNotFoundError: if there is no such model, no tokenizer, or no trained head, if weights
+            are missing or of other sizes than config.json says, or if the tokenizer has tokens that
+            the model does not embed.
+        ValueError: if the architecture has no masked-LM head or no mask token, if the model
+            computes in integers, or if there is no such device.
     """
     check_device(device)
     source = model_source(name, cold_head=cold_head)
     model = _load_model(name, source, "masked", trained_head=not cold_head)
     tokenizer = _load_tokenizer(name, source)
+    check_tokens(name, model, tokenizer)
     return LanguageModel(name, model, tokenizer, device=device, precision=precision)
 
 
@@ -67,8 +78,9 @@ def load_seq2seq(
             them (mBART: ``en_XX``, ``de_DE``).
 
     Raises:
-        ModelNotFoundError: if there is no such model or no tokenizer, or if weights are missing or
-            of other sizes than config.json says.
+        ModelNotFoundError: if there is no such model or no tokenizer, if weights are missing or of
+            other sizes than config.json says, or if the tokenizer has tokens that the model does
+            not embed.
         ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
             that could stand for a masked token or no such language, or there is no such device.
     """
@@ -76,6 +88,7 @@ def load_seq2seq(
     source = model_source(name, cold_head=False)
     model = _load_model(name, source, "seq2seq")
     tokenizer = _load_tokenizer(name, source)
+    check_tokens(name, model, tokenizer)
     if languages is not None:
         _set_languages(tokenizer, name, languages)
     return Seq2SeqModel(name, model, tokenizer, device=device, precision=precision)
@@ -119,6 +132,8 @@ def _load_model(
         config = _load_config(name, source)
     if not has_head(config.model_type, head):
         raise ValueError(missing_head(name, config.model_type, head))
+    if getattr(config, "quant_mode", False):
+        raise ValueError(integer_model(name))
     for setting, value in LOADING.get(config.model_type, {}).items():
         setattr(config, setting, value)
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]

@@ -33,7 +33,8 @@ class PreparationSettings:
     steps: int = 2000
     """Steps of the whole model, after the head's own."""
     head_steps: int = 100
-    """First steps, which train the new head alone and leave the encoder as it is."""
+    """First steps, which train the new head alone and leave the encoder as it is. None where
+    the head has no weights of its own (BART)."""
     batch: int = 16
     """Contexts a step."""
     window: int = 128
@@ -76,15 +77,16 @@ def train_masked_lm(
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     encoder = {id(p) for p in lm.model.base_model.parameters()}
-    head = [p for p in lm.model.parameters() if id(p) not in encoder]
-    everything = list(lm.model.parameters())
+    everything = [p for p in lm.model.parameters() if p.requires_grad]
+    head = [p for p in everything if id(p) not in encoder]
     lm.model.train()
-    total = settings.head_steps + settings.steps
+    head_steps = settings.head_steps if head else 0
+    total = head_steps + settings.steps
     optimizer = lm.flat.adamw(settings.lr)
     order = np.empty(0, dtype=np.int64)
     for step in range(total):
-        alone = step < settings.head_steps and bool(head)
-        done = (step - settings.head_steps) / max(1, settings.steps)
+        alone = step < head_steps
+        done = (step - head_steps) / max(1, settings.steps)
         optimizer.param_groups[0]["lr"] = settings.lr * (1.0 if alone else _warm_cosine(done))
         for parameter in everything:
             parameter.requires_grad_(not alone)
@@ -96,6 +98,8 @@ def train_masked_lm(
         loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
         descend(lm.flat, optimizer, loss, 1.0)
         progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
+    for parameter in everything:
+        parameter.requires_grad_(True)
 
 
 def _warm_cosine(done: float) -> float:

@@ -121,7 +121,9 @@ def check_device(device: str | torch.device) -> None:
     try:
         wanted = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device is {str(device)!r}; it must be cpu, cuda or cuda:N.") from None
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {str(device)!r}; it must be cpu, cuda or cuda:N.")
     found = torch.cuda.device_count()
     if wanted.type == "cuda" and (wanted.index or 0) >= found:
         raise ValueError(

@@ -36,7 +36,6 @@ class Seq2SeqModel(TrainableModel):
     The arguments are those of :class:`TrainableModel`; the model has a sequence-to-sequence head.
 
     Attributes:
-        mask_token_id: what stands for a masked token.
         start_ids: what every target begins with: the decoder's start token, and the first special
             token of a target (begin of sequence, or a language) where there is one.
     """
@@ -102,9 +101,19 @@ class Seq2SeqModel(TrainableModel):
 
     @property
     def max_length(self) -> int:
-        """Longest source or target, special tokens included."""
-        positions = getattr(self.model.config, "max_position_embeddings", 0) or 10**6
-        return min(int(positions), int(self.tokenizer.model_max_length))
+        """Longest text that encoder and decoder both take, special tokens included."""
+        return min(self.max_source_length, self._positions("decoder"))
+
+    @property
+    def max_source_length(self) -> int:
+        """Longest source, special tokens included; LED's decoder takes far less."""
+        return min(self._positions("encoder"), int(self.tokenizer.model_max_length))
+
+    def _positions(self, part: str) -> int:
+        """Positions that the encoder, or the decoder, has; very many where nothing is said."""
+        names = ("max_position_embeddings", f"max_{part}_position_embeddings")
+        found = [getattr(self.model.config, name, None) for name in names]
+        return min((int(positions) for positions in found if positions), default=10**6)
 
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer, to be loaded by folder name."""

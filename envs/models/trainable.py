@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -9,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from envs.models.flat import FlatParameters, digest
+from envs.models.flat import FlatParameters
 from envs.models.runtime import Precision, choose_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ORIGIN = {"_name_or_path", "_from_model_config", "architectures", "dtype", "transformers_version"}
+"""Settings that tell where a model comes from; no score depends on them."""
 
 
 class TrainableModel(ABC):
@@ -29,10 +34,12 @@ class TrainableModel(ABC):
 
     Attributes:
         flat: all its weights and gradients; subclasses lay them once the modules are as they stay.
+        mask_token_id: what stands for a masked token.
         packs: batches carry no padding.
     """
 
     flat: FlatParameters
+    mask_token_id: int
     packs = False
 
     def __init__(
@@ -73,8 +80,26 @@ class TrainableModel(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of the weights as they are now."""
-        return digest(self.flat.weights)
+        """Of the model with the weights as they are now, see :meth:`fingerprint_of`."""
+        return self.fingerprint_of(self.flat.weights)
+
+    def fingerprint_of(self, weights: Tensor) -> str:
+        """Content hash of a snapshot and of what else a score depends on: configuration, search,
+        special tokens. The same from wherever the model was loaded; 16 hexadecimal digits."""
+        tokenizer = self.tokenizer
+        configurations = self.model.config, getattr(self.model, "generation_config", None)
+        described = [
+            *(
+                {name: value for name, value in each.to_diff_dict().items() if name not in ORIGIN}
+                for each in configurations
+                if each is not None
+            ),
+            *(self.max_length, len(tokenizer), sorted(tokenizer.all_special_ids)),
+            *(self.mask_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id),
+        ]
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        digest.update(weights.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def snapshot(self) -> Tensor:
         """A copy of all weights, one flat float32 tensor."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
+from envs.folders import share
 from envs.models.cache import cache_folder
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
@@ -63,11 +64,14 @@ def _keep(model: Any, vocabulary: Vocabulary, folder: Path) -> None:
     """Write the model aside and rename: whoever looks sees all of it or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made = aside / folder.name  # mkdtemp's own is private, and a cache may be shared
     try:
+        made.mkdir()
         with quiet():
-            model.save_pretrained(aside)
-        vocabulary.tokenizer().save_pretrained(aside)
-        os.replace(aside, folder)
+            model.save_pretrained(made)
+        vocabulary.tokenizer().save_pretrained(made)
+        share(made)
+        os.replace(made, folder)
     except OSError:
         if not (folder / "config.json").exists():
             raise  # otherwise another process was first, with the same model

@@ -66,26 +66,34 @@ def runs_here(x: Tensor) -> bool:
 
 
 def _load() -> ctypes.CDLL | None:
-    compiler = shlex.split(os.environ.get("CC", "cc"))
     source = Path(__file__).parent
     content = b"".join((source / name).read_bytes() for name in (*SOURCES, *HEADERS))
-    described = [*compiler, *FLAGS, platform.machine(), platform.system()]
-    key = hashlib.sha256(content + repr(described).encode()).hexdigest()[:16]
-    path = _folder() / f"nmg-{key}.so"
     try:
+        compiler = _compiler()
+        described = [*compiler, *FLAGS, platform.machine(), platform.system()]
+        key = hashlib.sha256(content + repr(described).encode()).hexdigest()[:16]
+        path = _folder() / f"nmg-{key}.so"
         if not path.exists():
             if not compiler or shutil.which(compiler[0]) is None:
                 return None
             _compile([*compiler, *FLAGS, *(str(source / name) for name in SOURCES), "-lm"], path)
         _check_owner(path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         words = (getattr(error, "stderr", None) or str(error)).strip()[:500]
         warnings.warn(
             f"C code is not used, torch's operations are (NMG_NATIVE=0 asks for them): {words}",
             stacklevel=2,
         )
         return None
+
+
+def _compiler() -> list[str]:
+    given = os.environ.get("CC", "cc")
+    try:
+        return shlex.split(given)
+    except ValueError as error:
+        raise ValueError(f"CC is {given!r}, which is no command ({error})") from error
 
 
 def _folder() -> Path:
