@@ -133,6 +133,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self.experience = Experience(self.settings, self.features, self.memory)
         self.rollouts = Rollouts(self.experience, self.players, self.seed, self.n_envs)
         self._untrained = 0
+        self._whole_steps = 0  # environment steps of whole episodes
+        self._broken_off = False
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the environment. Everything else has generators of its own, so that the process's,
@@ -182,6 +184,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         for index, done in enumerate(dones):
             episode = self.rollouts.step(index, float(reward[index]), bool(done))
             if episode is not None:
+                self._whole_steps += len(episode)
                 self._finish(index, episode, infos[index])
 
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
@@ -226,8 +229,11 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def _setup_learn(
         self, total: int, callback: Any = None, reset_num_timesteps: bool = True, *rest: Any
     ) -> Any:
-        if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
+        resets = reset_num_timesteps or self._last_obs is None
+        if resets:
             self.rollouts.forget_unfinished()
+            if self._broken_off and self.env is not None:
+                self._ask_again(self.env)
         wants = self.settings.self_play != "none" and not self.players.attached
         if wants and self.env is not None and self.env.has_attr("references"):
             warnings.warn(
@@ -235,14 +241,24 @@ class MaskingActorCritic(OffPolicyAlgorithm):
                 "call attach_opponent() first, or set self_play to 'none'.",
                 stacklevel=3,
             )
-        return super()._setup_learn(total, callback, reset_num_timesteps, *rest)
+        started = super()._setup_learn(total, callback, reset_num_timesteps, *rest)
+        if resets:
+            self.rollouts.dealt()
+        return started
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any
     ) -> RolloutReturn:
         """Play; first learn from an episode that was saved before its updates were made."""
         self.train(self.gradient_steps, self.batch_size)
-        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        self._whole_steps = self.num_timesteps - self.rollouts.unfinished()
+        try:
+            rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        except BaseException:
+            # Whether the environments took the step nobody knows, and now they may not answer.
+            self._broken_off = True
+            self._forget_unfinished()
+            raise
         if not rollout.continue_training:
             self._stop(env, callback.locals)
         return rollout
@@ -253,8 +269,17 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
             self._store_transition(*(last[name] for name in names))
             self._episode_num += int(last["dones"].sum())
-        self.num_timesteps -= self.rollouts.forget_unfinished()
+        self._forget_unfinished()
+        self._ask_again(env)
+
+    def _forget_unfinished(self) -> None:
+        self.rollouts.forget_unfinished()
+        self.num_timesteps = self._whole_steps
         self._last_obs = None
+
+    def _ask_again(self, env: VecEnv) -> None:
+        """Let the episodes that were broken off be dealt again."""
+        self._broken_off = False
         if env.has_attr("episode_index"):
             self.rollouts.resume(env, self.rollouts.numbers(env), None)
 

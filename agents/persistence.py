@@ -166,7 +166,7 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     for name, value in state["counters"].items():
         setattr(agent, name, value)
     agent.rollouts.forget_unfinished()
-    agent._last_obs = None
+    agent._last_obs, agent._broken_off = None, False
     if agent.env is not None:
         if state.get("attached"):
             agent.attach_opponent()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.wrappers import TimeLimit
 from masking_toy import CONTEXTS, TYPES, RandomMasks, ToyMasking, TypeStates, learned_share
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stub_world import FailingExecutor, StubExecutor, StubWorld
 
 from agents.actor_critic import MaskingActorCritic
 from agents.budgeted import token_log_probs
@@ -19,6 +21,7 @@ from agents.contexts import Contexts
 from agents.critic import POWERS, PRIOR_COUNT, STRENGTHS, TokenValueCritic
 from agents.self_play import perturbed_scores
 from agents.settings import AgentSettings
+from envs.masking_env import MaskingEnv
 
 BEST = 0.9
 """Share of worthy tokens of the best mask on the toy's new episodes (some contexts lack two)."""
@@ -316,6 +319,68 @@ def test_an_agent_that_a_callback_stopped_goes_on_as_if_it_had_not(step):
     assert stopped.experience.critic.rows == 2 * (step // CONTEXTS)  # what was finished is learned
     play(stopped, 4 - step // CONTEXTS)
     assert same(stopped, play(make(QUICK), 4))
+
+
+class Tokenizer:
+    pad_token_id = 0
+
+    def __len__(self):
+        return TYPES
+
+
+def stubbed(executor=None):
+    return MaskingEnv(StubWorld(Tokenizer()), executor or StubExecutor(), budget=0.2)
+
+
+class LosingExecutor(StubExecutor):
+    """Takes every job, and has no score for one of them."""
+
+    def __init__(self, lost):
+        super().__init__()
+        self.lost = lost
+
+    def submit(self, job):
+        future = super().submit(job)
+        if len(self.jobs) == self.lost:
+            future = Future()
+            future.set_exception(OSError("the job died"))
+        return future
+
+
+class Raise(BaseCallback):
+    """An error in a callback: the environments have taken the step."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def _on_step(self):
+        if self.n_calls == self.at:
+            raise OSError("disk full")
+        return True
+
+
+BROKEN_OFF = {  # three jobs an episode, of four contexts
+    "first job refused": lambda: (FailingExecutor(6), None),
+    "agent's job refused": lambda: (FailingExecutor(8), None),
+    "score lost": lambda: (LosingExecutor(9), None),
+    "callback": lambda: (StubExecutor(), Raise(10)),
+    "callback at the end": lambda: (StubExecutor(), Raise(12)),
+}
+
+
+@pytest.mark.parametrize("breaking", BROKEN_OFF.values(), ids=BROKEN_OFF.keys())
+def test_an_agent_whose_step_failed_goes_on_as_if_it_had_not(tmp_path, breaking):
+    executor, callback = breaking()
+    whole = make(QUICK, env=stubbed()).learn(20)
+    agent, again = make(QUICK, env=stubbed(executor)), make(QUICK, env=stubbed())
+    with pytest.raises(OSError, match=r"."):
+        agent.learn(20, callback=callback)
+    assert agent.num_timesteps == 8
+    agent.save_state(tmp_path)
+    again.load_state(tmp_path)
+    for one in (agent, again):
+        assert same(one.learn(12, reset_num_timesteps=False), whole)
 
 
 def test_what_was_dealt_and_not_played_does_not_disturb_a_resume(tmp_path):
