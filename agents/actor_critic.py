@@ -158,6 +158,18 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         if self.settings.self_play != "none":
             self.players.attach(self.env)
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Learn on another environment from now on; an attached opponent goes there, too.
+
+        Raises:
+            ValueError: if it has other spaces, or an opponent was attached and cannot be there.
+        """
+        super().set_env(env, force_reset)
+        self.rollouts.dealt()
+        self._broken_off = False
+        if self.players.attached:
+            self.attach_opponent()
+
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:

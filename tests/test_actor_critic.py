@@ -603,6 +603,16 @@ def test_an_attached_opponent_is_attached_again(tmp_path):
     assert env.references["opponent"] is agent.opponent
 
 
+def test_an_attached_opponent_goes_to_another_environment():
+    agent, other = play(make(QUICK), 2), ToyMasking()
+    agent.set_env(other)
+    assert other.references["opponent"] is agent.opponent
+    assert "score/opponent" in play(agent, 2).last_metrics
+    other.references = None
+    with pytest.raises(ValueError, match="self_play='none'"):
+        agent.set_env(other)
+
+
 def test_an_agent_of_another_tokenizer_is_refused(tmp_path):
     states = [TypeStates(), TypeStates()]
     states[0].vocabulary, states[1].vocabulary = "one", "another"
