@@ -164,6 +164,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         Raises:
             ValueError: if it has other spaces, or an opponent was attached and cannot be there.
         """
+        if self.env is None:
+            persistence.adopt_spaces(self, env)
         super().set_env(env, force_reset)
         self.rollouts.dealt()
         self._broken_off = False

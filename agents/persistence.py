@@ -183,14 +183,24 @@ def _places(agent: MaskingActorCritic) -> dict[str, Any]:
     return {"episodes": agent.rollouts.numbers(env), "weights": weights}
 
 
+def adopt_spaces(agent: MaskingActorCritic, env: GymEnv) -> None:
+    """Let an agent that was loaded without an environment take one's spaces, if its length and
+    vocabulary are theirs: what else its own say of an observation was not saved."""
+    ours, theirs = agent.observation_space, env.observation_space
+    if not isinstance(ours, spaces.Dict) or not isinstance(theirs, spaces.Dict):
+        return
+    if agent.action_space == env.action_space and vocabulary(ours) == vocabulary(theirs):
+        agent.observation_space = theirs
+
+
 def _observation_space(length: int, vocab_size: int) -> spaces.Dict:
     top = np.iinfo(np.int32).max
     return spaces.Dict(
         {
             "input_ids": spaces.Box(0, vocab_size - 1, (length,), np.int32),
-            "attention_mask": spaces.MultiBinary(length),
-            "word_ids": spaces.Box(-1, length, (length,), np.int32),
-            "maskable": spaces.MultiBinary(length),
+            "attention_mask": spaces.Box(0, 1, (length,), np.int8),
+            "word_ids": spaces.Box(-1, top, (length,), np.int32),
+            "maskable": spaces.Box(0, 1, (length,), np.int8),
             "context_id": spaces.Box(0, top, (1,), np.int32),
             "budget": spaces.Box(0, length, (1,), np.int32),
         }

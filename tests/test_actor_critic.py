@@ -469,6 +469,18 @@ def test_saved_files_hold_no_code_and_the_loaded_agent_masks_alike(tmp_path):
     play(again, 1)
 
 
+@pytest.mark.parametrize("environment", [ToyMasking, stubbed])
+def test_an_agent_loaded_without_an_environment_takes_one_later(tmp_path, environment):
+    make(QUICK, env=environment()).save(tmp_path)
+    agent = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    agent.set_env(environment())
+    agent.attach_opponent()
+    agent.learn(CONTEXTS)
+    other = stubbed() if environment is ToyMasking else ToyMasking()
+    with pytest.raises(ValueError, match="spaces do not match"):
+        MaskingActorCritic.load(tmp_path, token_features=TypeStates()).set_env(other)
+
+
 def test_loading_never_unpickles(tmp_path, monkeypatch):
     play(make(QUICK), 2).save_state(tmp_path)
 
