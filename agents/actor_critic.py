@@ -169,7 +169,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         super().set_env(env, force_reset)
         self.rollouts.dealt()
         self._broken_off = False
-        if self.players.attached:
+        attached, self.players.attached = self.players.attached, False
+        if attached:
             self.attach_opponent()
 
     def _sample_action(
