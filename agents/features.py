@@ -22,7 +22,7 @@ from agents.settings import AgentSettings
 StateProvider = Callable[[np.ndarray, np.ndarray, np.ndarray], "np.ndarray | Tensor"]
 """``(input_ids_BL, attention_mask_BL, context_ids_B) -> float32 (B, L, F)``: static embeddings,
 then last-layer states. An attribute ``embedding_width`` says where the second part starts (half of
-F without it); an attribute ``width`` gives F without a trial call."""
+F without it); an attribute ``width`` gives F without a trial call. No gradient flows into them."""
 
 STATISTICS = 5
 """Log frequency, log count in the context, position, tokens of the word, inside of a word."""
@@ -156,7 +156,7 @@ class TokenFeatures:
         else:
             assert self.provider is not None
             given = self.provider(ids, real.astype(np.int8), contexts.context_ids)
-            states = torch.as_tensor(given, dtype=torch.float32, device=device)
+            states = torch.as_tensor(given, dtype=torch.float32, device=device).detach()
         parts = [states[..., g] for name, g in self.groups if name != "statistics"]
         if self.groups[-1][0] == "statistics":
             parts.append(torch.as_tensor(self._statistics(contexts), device=device))

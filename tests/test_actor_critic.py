@@ -583,6 +583,21 @@ def test_an_environment_that_gives_only_a_reward_is_learned_from():
     assert learned_share(play(agent, 30)) > CHANCE + 0.15
 
 
+@pytest.mark.parametrize("settings", [QUICK, PAPER], ids=["default", "paper"])
+def test_nothing_is_learned_by_what_gives_the_states(settings):
+    class Trainable(TypeStates):
+        def __init__(self):
+            super().__init__(separation=3.0)
+            self.table = torch.tensor(self.table, requires_grad=True)
+
+        def __call__(self, input_ids_BL, attention_mask_BL, context_ids_B):
+            return self.table[torch.as_tensor(input_ids_BL).long()]
+
+    agent = play(make(settings, states=Trainable()), 8)
+    assert agent.provider.table.grad is None
+    assert same(agent, play(make(settings), 8))
+
+
 def test_figures_reach_the_logger(tmp_path):
     agent = make(QUICK, env=ToyMasking())
     from stable_baselines3.common.logger import configure
