@@ -4,7 +4,7 @@ import itertools
 import json
 import random
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -527,6 +527,48 @@ def test_bad_folders_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "policy.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="safetensors"):
         MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({name: None} for name in ("settings", "states", "length", "vocab_size", "seed")),
+        {"settings": []},
+        {"settings": asdict(QUICK) | {"foo": 1}},
+        {"settings": asdict(QUICK) | {"width": 16}},
+        {"settings": asdict(QUICK) | {"updates": 0}},
+        {"settings": asdict(QUICK) | {"head_width": "wide"}},
+        {"length": "long"},
+    ],
+)
+def test_a_damaged_description_is_told_in_one_sentence(tmp_path, changed):
+    make(QUICK).save(tmp_path)
+    path = tmp_path / "agent.json"
+    about = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({n: value for n, value in about.items() if value is not None}))
+    with pytest.raises(ValueError, match="damaged") as caught:
+        MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{"replay": None}, {"replay": {}}, {"counters": []}])
+def test_a_damaged_state_is_told_in_one_sentence(tmp_path, changed):
+    make(QUICK).save_state(tmp_path)
+    path = tmp_path / "state.json"
+    state = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({n: value for n, value in state.items() if value is not None}))
+    with pytest.raises(ValueError, match=r"state\.json is damaged"):
+        make(QUICK).load_state(tmp_path)
+
+
+def test_a_state_of_more_environments_is_refused_before_anything_is_read_from_it(tmp_path):
+    two = make(QUICK, env=DummyVecEnv([ToyMasking, ToyMasking]))
+    two.learn(2 * CONTEXTS).save_state(tmp_path)
+    agent = play(make(QUICK), 1)
+    with pytest.raises(ValueError, match="of 2 environments, the agent has 1"):
+        agent.load_state(tmp_path)
+    assert same(agent, play(make(QUICK), 1))
 
 
 # As users use it
