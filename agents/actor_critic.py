@@ -295,8 +295,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
     def _ask_again(self, env: VecEnv) -> None:
         """Let the episodes that were broken off be dealt again."""
         self._broken_off = False
-        if env.has_attr("episode_index"):
-            self.rollouts.resume(env, self.rollouts.numbers(env), None)
+        self.rollouts.go_on(env, self.rollouts.numbers(env))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Update, so many times for each episode finished since; does nothing without one."""
@@ -353,7 +352,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
         Args:
             path: the folder.
-            env: to go on learning.
+            env: to go on learning. The episodes that it learned from are not dealt again; to go on
+                exactly, replay and all, is what ``load_state`` does.
             token_features: as given to the agent that was saved.
             kwargs: further constructor arguments, e.g. ``device``.
 

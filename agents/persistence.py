@@ -68,6 +68,7 @@ def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
         "states": agent.provider is not None,
         "vocabulary": getattr(agent.provider, "vocabulary", None),
         "seed": agent.seed,
+        "episodes": agent.rollouts.numbers(agent.env),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -92,6 +93,7 @@ def load_agent(
         settings = AgentSettings(**(about["settings"] | {"inputs": inputs}))
         length, vocab_size = int(about["length"]), int(about["vocab_size"])
         kwargs.setdefault("seed", int(about["seed"]))
+        episodes = [int(number) for number in about.get("episodes", ())]
     except (*DAMAGE, ValueError) as error:
         raise files.mismatch(folder / ABOUT, TENSORS, error) from error
     agent = kind(
@@ -113,6 +115,7 @@ def load_agent(
             f"environment has {found}; use the language model that it was trained with."
         )
     _fill(agent, folder)
+    agent.rollouts.go_on(agent.env, episodes)
     return agent
 
 

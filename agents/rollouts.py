@@ -54,11 +54,11 @@ class Rollouts:
         self._finished[index] += 1
         return episode
 
-    def numbers(self, env: VecEnv) -> list[int]:
+    def numbers(self, env: VecEnv | None) -> list[int]:
         """Of the episode that each environment is in or was asked for, as it counts them, or else
         as we do."""
         counted = self._finished
-        if env.has_attr("episode_index"):
+        if env is not None and env.has_attr("episode_index"):
             # Before the first reset it is -1. After the last step it is the next one's.
             counted = [max(0, int(number)) for number in env.get_attr("episode_index")]
         pairs = zip(self._number, counted, strict=True)
@@ -75,6 +75,13 @@ class Rollouts:
     def dealt(self) -> None:
         """The environments were reset: they are in what they say they are in."""
         self._number = [None] * len(self._number)
+
+    def go_on(self, env: VecEnv | None, numbers: list[int]) -> None:
+        """Play these episodes next, if the environments count theirs; of more environments than
+        there are numbers, the others begin."""
+        self._finished = [*numbers, *self._finished[len(numbers) :]][: len(self._finished)]
+        if env is not None and env.has_attr("episode_index"):
+            self.resume(env, self._finished, None)
 
     def resume(self, env: VecEnv, numbers: list[int], weights: list[str] | None) -> None:
         """Let the next reset deal these episodes, and start from these weights."""

@@ -481,6 +481,32 @@ def test_an_agent_loaded_without_an_environment_takes_one_later(tmp_path, enviro
         MaskingActorCritic.load(tmp_path, token_features=TypeStates()).set_env(other)
 
 
+class Dealing(ToyMasking):
+    """Remembers which episodes it dealt."""
+
+    def reset(self, **options):
+        result = super().reset(**options)
+        self.dealt = [*getattr(self, "dealt", []), self.episode_index]
+        return result
+
+
+def test_a_loaded_agent_does_not_learn_from_the_same_episodes_again(tmp_path):
+    two = make(QUICK, env=DummyVecEnv([ToyMasking, ToyMasking]))
+    two.learn(4 * CONTEXTS).save(tmp_path / "once")
+    for number, folder in ((2, "once"), (4, "twice")):
+        states, vector = TypeStates(separation=3.0), DummyVecEnv([Dealing] * 3)
+        agent = MaskingActorCritic.load(tmp_path / folder, vector, states)
+        agent.attach_opponent()
+        agent.learn(6 * CONTEXTS)
+        assert [env.dealt[0] for env in vector.envs] == [number, number, number - 2]
+        again = MaskingActorCritic.load(tmp_path / "once", token_features=states)
+        again.save(tmp_path / "copy")  # loaded to act, it has no environment to ask
+        agent.save(tmp_path / "twice")
+    agent = MaskingActorCritic.load(tmp_path / "copy", Dealing(), states)
+    agent.attach_opponent()
+    assert agent.learn(CONTEXTS).env.get_attr("dealt")[0][0] == 2
+
+
 def test_loading_never_unpickles(tmp_path, monkeypatch):
     play(make(QUICK), 2).save_state(tmp_path)
 
