@@ -126,6 +126,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             self.settings.replay_capacity * len(self.players.optimizers),
             int(np.prod(self.action_space.shape)),  # type: ignore[arg-type]
             contexts=self.settings.replay_contexts,
+            learners=len(self.players.optimizers),
             priority=self.settings.replay_priority,
             normalise=self.settings.reward == "difference",
             seed=self.seed,
@@ -240,6 +241,13 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             if log_probs_BL is not None:
                 self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
+        if self.memory.forgets and not self.experience.started:
+            warnings.warn(
+                f"The policy does not learn: replay_start is {self.settings.replay_start}, but the "
+                f"replay has begun to forget and holds {self.memory.tokens()} masked tokens; lower "
+                "replay_start or raise replay_contexts.",
+                stacklevel=2,
+            )
 
     def _setup_learn(
         self, total: int, callback: Any = None, reset_num_timesteps: bool = True, *rest: Any

@@ -434,6 +434,13 @@ def test_an_episode_that_was_cut_short_teaches_nothing():
     assert not agent.memory.tokens()
 
 
+def test_a_replay_too_small_for_its_start_is_said():
+    agent = make(replace(QUICK, replay_start=1000, replay_contexts=CONTEXTS))  # room for two
+    play(agent, 2)
+    with pytest.warns(UserWarning, match="replay_start is 1000.* holds .* raise replay_contexts"):
+        play(agent, 1)
+
+
 def test_an_opponent_of_somebody_else_is_nothing_to_learn_a_second_policy_from():
     env = ToyMasking(references={"random": RandomMasks(), "opponent": RandomMasks(1)})
     agent = MaskingActorCritic(env, PAPER, token_features=TypeStates(), seed=0, device="cpu")
