@@ -123,7 +123,9 @@ class AgentSettings:
             )
         self._check_numbers()
         sharpness = self.lean > 0 and self.entropy >= 0
-        if not sharpness or (self.gradient == "expected" and not self.entropy):
+        # Such a player multiplies its scores by the entropy weight (``Experience``).
+        explores = self.critic == "decomposed" and self.exploration == "policy"
+        if not sharpness or ((self.gradient == "expected" or explores) and not self.entropy):
             raise ValueError(
                 f"lean is {self.lean} and entropy {self.entropy}; both must be positive."
             )

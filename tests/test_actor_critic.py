@@ -204,6 +204,7 @@ def test_every_ablation_runs(change):
         ({"exploration": "tokens"}, "antithetic"),
         ({"inputs": ("words",)}, "inputs"),
         ({"batch": 0}, "batch"),
+        ({"gradient": "sampled", "entropy": 0.0}, "entropy 0.0; both must be positive"),
         ({"self_play": "frozn"}, "self_play is 'frozn'; it must be one of .*frozen"),
         ({"components": 0}, "components"),
         ({"replay_capacity": 60, "replay_start": 2000}, "60 and replay_start 2000.*never"),
