@@ -87,7 +87,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             batch_size=settings.batch,
             gradient_steps=settings.updates,
             support_multi_env=True,
-            seed=secrets.randbits(31) if seed is None else seed,
+            seed=secrets.randbits(31) if seed is None else int(seed),
             sde_support=False,
             supported_action_spaces=(spaces.MultiBinary,),
             **options,

@@ -56,19 +56,18 @@ class TokenFeatures:
 
     def _groups(self, settings: AgentSettings) -> list[tuple[str, slice]]:
         """Name and raw columns of each kind of input; statistics come after the provider's."""
-        if self._table is not None:
-            groups, total = [("embeddings", slice(0, TABLE_WIDTH))], TABLE_WIDTH
-        else:
+        total = split = TABLE_WIDTH
+        if self.provider is not None:
             total = self._provider_width()
             split = int(getattr(self.provider, "embedding_width", total // 2))
-            both = [("embeddings", slice(0, split)), ("states", slice(split, total))]
-            groups = [g for g in both if g[0] in settings.inputs and g[1].start < g[1].stop]
+        both = [("embeddings", slice(0, split)), ("states", slice(split, total))]
+        groups = [g for g in both if g[0] in settings.inputs and g[1].start < g[1].stop]
         if "statistics" in settings.inputs:
             groups.append(("statistics", slice(total, total + STATISTICS)))
         if not groups:
             raise ValueError(
-                f"inputs is {settings.inputs}, but the states given have no such columns; "
-                "add 'embeddings', or check the provider's embedding_width."
+                f"inputs is {settings.inputs}, but there are no such columns; add 'embeddings', "
+                "give token_features, or check their embedding_width."
             )
         return groups
 

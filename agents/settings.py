@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 INPUTS = ("embeddings", "states", "statistics")
 
 
@@ -94,6 +96,9 @@ class AgentSettings:
     """Replay surprising tokens more, and tokens that recur in their context less."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # of a sweep; JSON does not know it
+                object.__setattr__(self, name, value.item())
         for name, kind in get_type_hints(type(self)).items():
             known = get_args(kind) if get_origin(kind) is Literal else None
             if known and getattr(self, name) not in known:

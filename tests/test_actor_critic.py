@@ -19,6 +19,8 @@ from agents.actor_critic import MaskingActorCritic
 from agents.budgeted import token_log_probs
 from agents.contexts import Contexts
 from agents.critic import POWERS, PRIOR_COUNT, STRENGTHS, TokenValueCritic
+from agents.features import STATISTICS
+from agents.policy import state_values
 from agents.self_play import perturbed_scores
 from agents.settings import AgentSettings
 from envs.masking_env import MaskingEnv
@@ -106,6 +108,15 @@ def test_agent_learns_a_table_of_tokens_where_no_states_are_given():
     agent.attach_opponent()
     assert agent.policy.network.table.num_embeddings == TYPES
     assert learned_share(play(agent, 25)) > CHANCE + 0.2
+
+
+def test_inputs_are_what_was_asked_for_where_no_states_are_given():
+    agent = MaskingActorCritic(ToyMasking(), replace(QUICK, inputs=("statistics",)), seed=0)
+    agent.attach_opponent()
+    assert play(agent, 2).features.size == STATISTICS
+    assert agent.policy.network.table is None
+    with pytest.raises(ValueError, match="give token_features"):
+        MaskingActorCritic(ToyMasking(), replace(QUICK, inputs=("states",)), seed=0)
 
 
 def test_critic_recovers_token_values_and_knows_their_uncertainty():
@@ -513,6 +524,13 @@ def test_a_loaded_agent_does_not_learn_from_the_same_episodes_again(tmp_path):
     agent = MaskingActorCritic.load(tmp_path / "copy", Dealing(), states)
     agent.attach_opponent()
     assert agent.learn(CONTEXTS).env.get_attr("dealt")[0][0] == 2
+
+
+def test_an_agent_of_numpy_s_numbers_is_saved(tmp_path):
+    settings = replace(QUICK, components=np.int64(8), entropy=np.float32(0.5))
+    play(make(settings, seed=np.int64(3)), 1).save_state(tmp_path)
+    again = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    assert (again.settings, again.seed) == (replace(QUICK, components=8, entropy=0.5), 3)
 
 
 def test_loading_never_unpickles(tmp_path, monkeypatch):
