@@ -581,6 +581,20 @@ def test_bad_folders_are_refused_in_one_sentence(tmp_path):
         MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
 
 
+def test_draws_go_on_where_they_were_saved(tmp_path):
+    agent, env = play(make(QUICK), 2), ToyMasking()
+    env.reset(seed=1)
+    many = env.observe_episode()
+    for policy in (agent, agent.opponent):
+        policy.predict(many)
+    agent.save_state(tmp_path)
+    again = make(QUICK)
+    again.load_state(tmp_path)
+    again.opponent.begin(agent.opponent.perturbation)
+    for one, other in ((agent, again), (agent.opponent, again.opponent)):
+        assert (one.predict(many)[0] == other.predict(many)[0]).all()
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -651,6 +665,8 @@ def test_several_environments_at_once():
     assert agent.players.opponents[0] is not agent.players.opponents[1]
     assert agent._n_updates == 4 * 3  # three for each episode
     assert agent.experience.critic.rows == 4 * 2
+    one, other = (opponent.perturbation.direction for opponent in agent.players.opponents)
+    assert not np.allclose(one, other)  # each environment has draws of its own
 
 
 def test_losses_can_be_overridden():
@@ -753,6 +769,32 @@ def test_a_context_that_is_replayed_twice_counts_twice(settings):
     terms, apart_terms = agent.losses(batch)[0], agent.losses(apart)[0]
     for name, term in terms.items():
         torch.testing.assert_close(term, apart_terms[name])
+
+
+@pytest.mark.parametrize("prefers", [True, False])
+def test_replay_prefers_surprises_where_it_is_asked_to(prefers):
+    agent = play(make(replace(PAPER, replay_priority=prefers)), 2)
+    one = agent.memory.sample_tokens(1).entries
+    agent.memory.update_surprise(one, np.array([50.0]))
+    assert (agent.memory.sample_tokens(20).entries == one).all() == prefers
+
+
+@pytest.mark.parametrize("settings", [QUICK, PAPER], ids=["difference", "sign"])
+def test_differences_of_scores_are_replayed_in_units_of_their_spread(settings):
+    batch = play(make(settings), 2).memory.sample_tokens(5000)
+    if settings is QUICK:
+        assert np.isclose(np.square(batch.credits).mean(), 1, atol=0.1)
+    else:
+        assert set(batch.credits.tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_surprise_is_the_distance_of_credit_from_the_value_of_its_context():
+    agent = play(make(replace(PAPER, replay_start=10_000)), 2)
+    batch = agent.memory.sample_tokens(50)
+    values = state_values(agent.policy.network, agent.features, batch.contexts)
+    assert np.abs(values).min() > 0
+    surprise = agent.memory.state()[0]["plays.surprise"].reshape(-1)[batch.entries]
+    assert np.allclose(surprise, np.abs(batch.credits - values), atol=1e-5)
 
 
 def test_surprise_is_renewed_by_training_and_not_by_looking_at_the_losses():

@@ -192,9 +192,8 @@ def test_a_newer_text_with_an_older_one_s_id_takes_its_place():
     restored = buffer_of(13)
     restored.load_state(*buffer.state())
     for memory in (buffer, restored):
-        batch = memory.sample_tokens(2000)
-        of_it = batch.contexts.context_ids == one.context_ids[0]
-        length = batch.contexts.input_ids.shape[1]
-        assert of_it.any()
-        assert (batch.contexts.input_ids[of_it] == one.input_ids[0, :length]).all()
-        assert memory.sample_contexts(10) is not None
+        for batch in (memory.sample_tokens(2000), memory.sample_contexts(2000)):
+            of_it = batch.contexts.context_ids == one.context_ids[0]
+            length = batch.contexts.input_ids.shape[1]
+            assert of_it.any()
+            assert (batch.contexts.input_ids[of_it] == one.input_ids[0, :length]).all()
