@@ -87,7 +87,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             batch_size=settings.batch,
             gradient_steps=settings.updates,
             support_multi_env=True,
-            seed=secrets.randbits(31) if seed is None else seed,
+            seed=secrets.randbits(31) if seed is None else int(seed),
             sde_support=False,
             supported_action_spaces=(spaces.MultiBinary,),
             **options,
@@ -126,6 +126,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             self.settings.replay_capacity * len(self.players.optimizers),
             int(np.prod(self.action_space.shape)),  # type: ignore[arg-type]
             contexts=self.settings.replay_contexts,
+            learners=len(self.players.optimizers),
             priority=self.settings.replay_priority,
             normalise=self.settings.reward == "difference",
             seed=self.seed,
@@ -133,6 +134,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         self.experience = Experience(self.settings, self.features, self.memory)
         self.rollouts = Rollouts(self.experience, self.players, self.seed, self.n_envs)
         self._untrained = 0
+        self._whole_steps = 0  # environment steps of whole episodes
+        self._broken_off = False
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the environment. Everything else has generators of its own, so that the process's,
@@ -155,6 +158,21 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         """
         if self.settings.self_play != "none":
             self.players.attach(self.env)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Learn on another environment from now on; an attached opponent goes there, too.
+
+        Raises:
+            ValueError: if it has other spaces, or an opponent was attached and cannot be there.
+        """
+        if self.env is None:
+            persistence.adopt_spaces(self, env)
+        super().set_env(env, force_reset)
+        self.rollouts.dealt()
+        self._broken_off = False
+        attached, self.players.attached = self.players.attached, False
+        if attached:
+            self.attach_opponent()
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -182,6 +200,7 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         for index, done in enumerate(dones):
             episode = self.rollouts.step(index, float(reward[index]), bool(done))
             if episode is not None:
+                self._whole_steps += len(episode)
                 self._finish(index, episode, infos[index])
 
     def _finish(self, index: int, episode: PlayedEpisode, info: dict[str, Any]) -> None:
@@ -222,12 +241,22 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             if log_probs_BL is not None:
                 self.experience.remember(RIVAL, rival, contexts, runs, log_probs_BL)
         self._untrained += 1
+        if self.memory.forgets and not self.experience.started:
+            warnings.warn(
+                f"The policy does not learn: replay_start is {self.settings.replay_start}, but the "
+                f"replay has begun to forget and holds {self.memory.tokens()} masked tokens; lower "
+                "replay_start or raise replay_contexts.",
+                stacklevel=2,
+            )
 
     def _setup_learn(
         self, total: int, callback: Any = None, reset_num_timesteps: bool = True, *rest: Any
     ) -> Any:
-        if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
+        resets = reset_num_timesteps or self._last_obs is None
+        if resets:
             self.rollouts.forget_unfinished()
+            if self._broken_off and self.env is not None:
+                self._ask_again(self.env)
         wants = self.settings.self_play != "none" and not self.players.attached
         if wants and self.env is not None and self.env.has_attr("references"):
             warnings.warn(
@@ -235,14 +264,24 @@ class MaskingActorCritic(OffPolicyAlgorithm):
                 "call attach_opponent() first, or set self_play to 'none'.",
                 stacklevel=3,
             )
-        return super()._setup_learn(total, callback, reset_num_timesteps, *rest)
+        started = super()._setup_learn(total, callback, reset_num_timesteps, *rest)
+        if resets:
+            self.rollouts.dealt()
+        return started
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any
     ) -> RolloutReturn:
         """Play; first learn from an episode that was saved before its updates were made."""
         self.train(self.gradient_steps, self.batch_size)
-        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        self._whole_steps = self.num_timesteps - self.rollouts.unfinished()
+        try:
+            rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        except BaseException:
+            # Whether the environments took the step nobody knows, and now they may not answer.
+            self._broken_off = True
+            self._forget_unfinished()
+            raise
         if not rollout.continue_training:
             self._stop(env, callback.locals)
         return rollout
@@ -253,10 +292,18 @@ class MaskingActorCritic(OffPolicyAlgorithm):
             names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
             self._store_transition(*(last[name] for name in names))
             self._episode_num += int(last["dones"].sum())
-        self.num_timesteps -= self.rollouts.forget_unfinished()
+        self._forget_unfinished()
+        self._ask_again(env)
+
+    def _forget_unfinished(self) -> None:
+        self.rollouts.forget_unfinished()
+        self.num_timesteps = self._whole_steps
         self._last_obs = None
-        if env.has_attr("episode_index"):
-            self.rollouts.resume(env, self.rollouts.numbers(env), None)
+
+    def _ask_again(self, env: VecEnv) -> None:
+        """Let the episodes that were broken off be dealt again."""
+        self._broken_off = False
+        self.rollouts.go_on(env, self.rollouts.numbers(env))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Update, so many times for each episode finished since; does nothing without one."""
@@ -313,7 +360,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
 
         Args:
             path: the folder.
-            env: to go on learning.
+            env: to go on learning. The episodes that it learned from are not dealt again; to go on
+                exactly, replay and all, is what ``load_state`` does.
             token_features: as given to the agent that was saved.
             kwargs: further constructor arguments, e.g. ``device``.
 

@@ -197,10 +197,6 @@ class AdversarialMasking:
             files.fill_optimizer(made.optimizer, files.part("optimizer", arrays))
             made.generator.bit_generator.state = about["generator"]
         except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())  # torch's has many lines
-            raise ValueError(
-                f"{path / ABOUT} is damaged, or not that of the {TENSORS} beside it ({reason}); "
-                "put a copy of both back."
-            ) from error
+            raise files.mismatch(path / ABOUT, TENSORS, error) from error
         made.vocabulary = made_for or vocabulary
         return made

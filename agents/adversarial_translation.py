@@ -169,7 +169,8 @@ class AdversarialTranslation(nn.Module):
         fused = None
         if self.fusion is not None and self._states is not None:
             states_BSF, real_BS = self._states(pairs)
-            fused = self.fusion.project(states_BSF.to(sources["input_ids"].device)), real_BS
+            states_BSF = states_BSF.detach().to(sources["input_ids"].device)
+            fused = self.fusion.project(states_BSF), real_BS
         change = self._change(mask_BL, fused)
         with _changed_embeddings(encoder, _token_weight(model), sources["input_ids"], change):
             output = encoder(**sources)

@@ -22,7 +22,7 @@ from agents.settings import AgentSettings
 StateProvider = Callable[[np.ndarray, np.ndarray, np.ndarray], "np.ndarray | Tensor"]
 """``(input_ids_BL, attention_mask_BL, context_ids_B) -> float32 (B, L, F)``: static embeddings,
 then last-layer states. An attribute ``embedding_width`` says where the second part starts (half of
-F without it); an attribute ``width`` gives F without a trial call."""
+F without it); an attribute ``width`` gives F without a trial call. No gradient flows into them."""
 
 STATISTICS = 5
 """Log frequency, log count in the context, position, tokens of the word, inside of a word."""
@@ -56,19 +56,18 @@ class TokenFeatures:
 
     def _groups(self, settings: AgentSettings) -> list[tuple[str, slice]]:
         """Name and raw columns of each kind of input; statistics come after the provider's."""
-        if self._table is not None:
-            groups, total = [("embeddings", slice(0, TABLE_WIDTH))], TABLE_WIDTH
-        else:
+        total = split = TABLE_WIDTH
+        if self.provider is not None:
             total = self._provider_width()
             split = int(getattr(self.provider, "embedding_width", total // 2))
-            both = [("embeddings", slice(0, split)), ("states", slice(split, total))]
-            groups = [g for g in both if g[0] in settings.inputs and g[1].start < g[1].stop]
+        both = [("embeddings", slice(0, split)), ("states", slice(split, total))]
+        groups = [g for g in both if g[0] in settings.inputs and g[1].start < g[1].stop]
         if "statistics" in settings.inputs:
             groups.append(("statistics", slice(total, total + STATISTICS)))
         if not groups:
             raise ValueError(
-                f"inputs is {settings.inputs}, but the states given have no such columns; "
-                "add 'embeddings', or check the provider's embedding_width."
+                f"inputs is {settings.inputs}, but there are no such columns; add 'embeddings', "
+                "give token_features, or check their embedding_width."
             )
         return groups
 
@@ -156,7 +155,7 @@ class TokenFeatures:
         else:
             assert self.provider is not None
             given = self.provider(ids, real.astype(np.int8), contexts.context_ids)
-            states = torch.as_tensor(given, dtype=torch.float32, device=device)
+            states = torch.as_tensor(given, dtype=torch.float32, device=device).detach()
         parts = [states[..., g] for name, g in self.groups if name != "statistics"]
         if self.groups[-1][0] == "statistics":
             parts.append(torch.as_tensor(self._statistics(contexts), device=device))

@@ -116,6 +116,21 @@ def read_json(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
     return content
 
 
+def mismatch(about: Path, tensors: str, error: Exception) -> ValueError:
+    """What to raise where a description and the tensors beside it could not be read as one.
+
+    Args:
+        about: the description.
+        tensors: name of the other file.
+        error: what came of it.
+    """
+    reason = " ".join(f"{type(error).__name__}: {error}".split())  # torch's has many lines
+    return ValueError(
+        f"{about} is damaged, or not that of the {tensors} beside it ({reason}); "
+        "put a copy of both back."
+    )
+
+
 def _check_presence(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; give a folder that an agent was saved to.")

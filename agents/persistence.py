@@ -8,6 +8,7 @@ token features and the critic; a resumable state adds ``replay.safetensors``,
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +27,20 @@ if TYPE_CHECKING:
 
 Agent = TypeVar("Agent", bound="MaskingActorCritic")
 
+ABOUT, TENSORS, STATE = "agent.json", "policy.safetensors", "state.json"
 COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_untrained")
+REQUIRED = ("settings", "length", "vocab_size", "states", "seed")
+REQUIRED_STATE = (
+    "replay",
+    "progress_remaining",
+    "policy_rng",
+    "opponent_rngs",
+    "counters",
+    "episodes",
+    "weights",
+)
+DAMAGE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError)
+"""What comes of files that do not hold what they should."""
 
 
 def vocabulary(space: spaces.Dict) -> int:
@@ -44,7 +58,7 @@ def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
         arrays |= files.prefixed(f"network{number}", files.module_arrays(network))
     if agent.experience.critic is not None:
         arrays |= files.prefixed("critic", agent.experience.critic.state())
-    files.write_tensors(folder / "policy.safetensors", arrays)
+    files.write_tensors(folder / TENSORS, arrays)
     assert isinstance(agent.observation_space, spaces.Dict)
     about = {
         "format": files.FORMAT,
@@ -54,8 +68,9 @@ def save_agent(agent: MaskingActorCritic, folder: Path) -> None:
         "states": agent.provider is not None,
         "vocabulary": getattr(agent.provider, "vocabulary", None),
         "seed": agent.seed,
+        "episodes": agent.rollouts.numbers(agent.env),
     }
-    (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def load_agent(
@@ -66,20 +81,24 @@ def load_agent(
     **kwargs: Any,
 ) -> Agent:
     """Build the agent that a folder describes and give it what it had learned."""
-    about = files.read_json(folder / "agent.json")
+    about = files.read_json(folder / ABOUT, REQUIRED)
     if about["states"] and token_features is None:
         raise ValueError(
             f"The agent in '{folder}' reads language-model states; "
             "give token_features, made with the language model that it was trained with."
         )
     _check_tokenizer(folder, about, token_features)
-    settings = about["settings"]
-    settings["inputs"] = tuple(settings["inputs"])
-    length, vocab_size = about["length"], about["vocab_size"]
-    kwargs.setdefault("seed", about["seed"])
+    try:
+        inputs = tuple(about["settings"]["inputs"])
+        settings = AgentSettings(**(about["settings"] | {"inputs": inputs}))
+        length, vocab_size = int(about["length"]), int(about["vocab_size"])
+        kwargs.setdefault("seed", int(about["seed"]))
+        episodes = [int(number) for number in about.get("episodes", ())]
+    except (*DAMAGE, ValueError) as error:
+        raise files.mismatch(folder / ABOUT, TENSORS, error) from error
     agent = kind(
         env,
-        AgentSettings(**settings),
+        settings,
         token_features=token_features if about["states"] else None,
         _init_setup_model=False,
         **kwargs,
@@ -96,6 +115,7 @@ def load_agent(
             f"environment has {found}; use the language model that it was trained with."
         )
     _fill(agent, folder)
+    agent.rollouts.go_on(agent.env, episodes)
     return agent
 
 
@@ -105,12 +125,15 @@ def _check_tokenizer(folder: Path, about: dict[str, Any], provider: StateProvide
 
 
 def _fill(agent: MaskingActorCritic, folder: Path) -> None:
-    arrays = files.read_tensors(folder / "policy.safetensors")
-    agent.features.load_state(files.part("features", arrays))
-    for number, network in enumerate(agent.players.networks):
-        files.fill_module(network, files.part(f"network{number}", arrays))
-    critic = files.part("critic", arrays)
-    agent.experience.critic = TokenValueCritic.from_state(critic) if critic else None
+    arrays = files.read_tensors(folder / TENSORS)
+    try:
+        agent.features.load_state(files.part("features", arrays))
+        for number, network in enumerate(agent.players.networks):
+            files.fill_module(network, files.part(f"network{number}", arrays))
+        critic = files.part("critic", arrays)
+        agent.experience.critic = TokenValueCritic.from_state(critic) if critic else None
+    except DAMAGE as error:
+        raise files.mismatch(folder / ABOUT, TENSORS, error) from error
 
 
 def save_state(agent: MaskingActorCritic, folder: Path) -> None:
@@ -133,15 +156,17 @@ def save_state(agent: MaskingActorCritic, folder: Path) -> None:
         **_places(agent),
         "attached": agent.players.attached,
     }
-    (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def load_state(agent: MaskingActorCritic, folder: Path) -> None:
     """Take back what ``save_state`` wrote, into an agent of the same settings and seed."""
-    state, about = files.read_json(folder / "state.json"), files.read_json(folder / "agent.json")
+    state = files.read_json(folder / STATE, REQUIRED_STATE)
+    about = files.read_json(folder / ABOUT, REQUIRED)
     settings = json.loads(json.dumps(asdict(agent.settings)))
-    if about["settings"] != settings or not (agent.seed_is_drawn or agent.seed == about["seed"]):
-        changed = [n for n in settings if settings[n] != about["settings"].get(n)] or ["seed"]
+    saved = about["settings"] if isinstance(about["settings"], dict) else {}
+    if saved != settings or not (agent.seed_is_drawn or agent.seed == about["seed"]):
+        changed = [n for n in settings if settings[n] != saved.get(n)] or ["seed"]
         raise ValueError(
             f"The state in '{folder}' was saved with another {', '.join(changed)}; "
             "resume with the settings and the seed that the run was started with."
@@ -153,10 +178,38 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
             f"The state in '{folder}' is of contexts of {about['length']} tokens, the environment "
             f"has {length}; resume on the environment that the run was started on."
         )
+    replay = files.read_tensors(folder / "replay.safetensors")
+    moments = files.read_tensors(folder / "optimizers.safetensors")
+    try:
+        found = len(state["opponent_rngs"])
+        if found != len(agent.players.opponents):
+            raise ValueError(
+                f"The state in '{folder}' is of {found} environments, the agent has "
+                f"{len(agent.players.opponents)}; resume with as many as the run was started with."
+            )
+        _fill_state(agent, folder, about, state, replay, moments)
+    except DAMAGE as error:
+        raise files.mismatch(folder / STATE, "replay.safetensors", error) from error
+    agent.rollouts.forget_unfinished()
+    agent._last_obs, agent._broken_off = None, False
+    if agent.env is not None:
+        if state.get("attached"):
+            agent.attach_opponent()
+        agent.env.seed(agent.seed)
+        agent.rollouts.resume(agent.env, state["episodes"], state["weights"])
+
+
+def _fill_state(
+    agent: MaskingActorCritic,
+    folder: Path,
+    about: Mapping[str, Any],
+    state: Mapping[str, Any],
+    replay: Mapping[str, np.ndarray],
+    moments: Mapping[str, np.ndarray],
+) -> None:
     _fill(agent, folder)
     agent.seed = agent.rollouts.seed = about["seed"]
-    agent.memory.load_state(files.read_tensors(folder / "replay.safetensors"), state["replay"])
-    moments = files.read_tensors(folder / "optimizers.safetensors")
+    agent.memory.load_state(replay, state["replay"])
     for number, optimizer in enumerate(agent.players.optimizers):
         files.fill_optimizer(optimizer, files.part(str(number), moments))
     agent._current_progress_remaining = state["progress_remaining"]
@@ -165,13 +218,6 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
         opponent.generator.bit_generator.state = rng
     for name, value in state["counters"].items():
         setattr(agent, name, value)
-    agent.rollouts.forget_unfinished()
-    agent._last_obs = None
-    if agent.env is not None:
-        if state.get("attached"):
-            agent.attach_opponent()
-        agent.env.seed(agent.seed)
-        agent.rollouts.resume(agent.env, state["episodes"], state["weights"])
 
 
 def _places(agent: MaskingActorCritic) -> dict[str, Any]:
@@ -183,14 +229,24 @@ def _places(agent: MaskingActorCritic) -> dict[str, Any]:
     return {"episodes": agent.rollouts.numbers(env), "weights": weights}
 
 
+def adopt_spaces(agent: MaskingActorCritic, env: GymEnv) -> None:
+    """Let an agent that was loaded without an environment take one's spaces, if its length and
+    vocabulary are theirs: what else its own say of an observation was not saved."""
+    ours, theirs = agent.observation_space, env.observation_space
+    if not isinstance(ours, spaces.Dict) or not isinstance(theirs, spaces.Dict):
+        return
+    if agent.action_space == env.action_space and vocabulary(ours) == vocabulary(theirs):
+        agent.observation_space = theirs
+
+
 def _observation_space(length: int, vocab_size: int) -> spaces.Dict:
     top = np.iinfo(np.int32).max
     return spaces.Dict(
         {
             "input_ids": spaces.Box(0, vocab_size - 1, (length,), np.int32),
-            "attention_mask": spaces.MultiBinary(length),
-            "word_ids": spaces.Box(-1, length, (length,), np.int32),
-            "maskable": spaces.MultiBinary(length),
+            "attention_mask": spaces.Box(0, 1, (length,), np.int8),
+            "word_ids": spaces.Box(-1, top, (length,), np.int32),
+            "maskable": spaces.Box(0, 1, (length,), np.int8),
             "context_id": spaces.Box(0, top, (1,), np.int32),
             "budget": spaces.Box(0, length, (1,), np.int32),
         }

@@ -103,11 +103,10 @@ class MaskingPolicy(BasePolicy):
         settings: AgentSettings,
     ) -> None:
         super().__init__(observation_space, action_space)
-        vocab_size = len(features.frequency)
         self.token_features = features
-        self.network = MaskingNetwork(
-            features.size, vocab_size if features.provider is None else 0, settings
-        )
+        learns_table = features.provider is None and "embeddings" in settings.inputs
+        table = len(features.frequency) if learns_table else 0
+        self.network = MaskingNetwork(features.size, table, settings)
         self.repeatable = settings.repeatable
         self.generator = np.random.default_rng(0)
 

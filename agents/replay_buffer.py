@@ -45,10 +45,15 @@ class ReplayBatch:
 class MaskReplayBuffer:
     """A ring of plays over a table of contexts.
 
+    Attributes:
+        forgets: whether plays have had to make room for others.
+
     Args:
-        capacity: masked tokens remembered; the oldest plays go first.
+        capacity: masked tokens with credit that are remembered, or as many plays, if that is
+            fewer; the oldest plays go first.
         length: L, tokens of a padded context.
         contexts: different contexts remembered; with a context go all its plays.
+        learners: how many share the capacity, each with a right to its part.
         priority: sample tokens by softmax of surprise over the root of their repeats.
         normalise: give credits in units of their root mean square.
         seed: of the generator that it owns.
@@ -60,11 +65,13 @@ class MaskReplayBuffer:
         length: int,
         *,
         contexts: int = 5_000,
+        learners: int = 1,
         priority: bool = False,
         normalise: bool = False,
         seed: int = 0,
     ) -> None:
-        self.capacity, self.length = capacity, length
+        self.capacity, self.length, self.learners = capacity, length, learners
+        self.forgets = False
         self.table_size, self.priority, self.normalise = contexts, priority, normalise
         self.rng = np.random.default_rng([seed, 3])
         self._rows: dict[int, int] = {}
@@ -125,6 +132,7 @@ class MaskReplayBuffer:
         rows_B = self._remember(contexts)
         size, tokens = self._plays["credit"].shape
         at_B = (self._next_play + np.arange(len(contexts))) % size
+        self.forgets |= bool((self._plays["row"][at_B] >= 0).any())
         self._next_play = (self._next_play + len(contexts)) % size
         # Masked positions first, in their order: column k holds the k-th masked token.
         order_BK = np.argsort(~masks_BL, axis=1, kind="stable")[:, :tokens]
@@ -145,7 +153,8 @@ class MaskReplayBuffer:
         plays["repeats"][at_B] = np.maximum(gather(repeats_BL, 1), 1)
 
     def _reserve(self, plays: int, tokens: int) -> None:
-        """Make room: the sizes follow from the first episode, and grow if a later one is wider."""
+        """Make room: the sizes follow from the first episode, and grow if a later one is wider, or
+        if masks are too uneven for the plays to hold the tokens that they should."""
         size, width = self._plays["row"].size, self._plays["credit"].shape[1]
         if size == 0:
             width = max(tokens, 1)
@@ -166,6 +175,24 @@ class MaskReplayBuffer:
                 else:
                     wider[name] = array
             self._plays = wider
+        if size < self.capacity and self._too_few_without(plays):
+            more = self._empty_plays(min(plays, self.capacity - size), max(tokens, width))
+            self._plays = {
+                name: np.concatenate([np.roll(array, -self._next_play, axis=0), more[name]])
+                for name, array in self._plays.items()
+            }
+            self._next_play = size
+
+    def _too_few_without(self, plays: int) -> bool:
+        """Whether a learner would be left with less than its part, were so many plays replaced."""
+        credit_PK, player_P = self._plays["credit"], self._plays["player"]
+        tokens_P = np.isfinite(credit_PK).sum(axis=1) * (self._plays["row"] >= 0)
+        next_B = (self._next_play + np.arange(plays)) % len(tokens_P)
+        for player in range(self.learners):
+            lost = tokens_P[next_B][player_P[next_B] == player].sum()
+            if lost and tokens_P[player_P == player].sum() - lost < self.capacity // self.learners:
+                return True
+        return False
 
     def _remember(self, contexts: Contexts) -> np.ndarray:
         """Row of each context in the table; new ones replace the oldest."""
@@ -188,6 +215,7 @@ class MaskReplayBuffer:
         for old, row in zip(self._table["ids"][rows].tolist(), rows.tolist(), strict=True):
             if self._rows.get(old) == row:
                 del self._rows[old]
+                self.forgets = True
         self._forget(rows)
         self._rows.update(zip(new, free, strict=True))
         table = self._table

@@ -22,6 +22,7 @@ class Rollouts:
         self.experience, self.players, self.seed = experience, players, seed
         self._playing: list[PlayedEpisode | None] = [None] * n_envs
         self._finished = [0] * n_envs
+        self._number: list[int | None] = [None] * n_envs  # being played, or asked for
 
     def mask(self, index: int, context: Contexts, env: VecEnv) -> np.ndarray:
         """The mask of the context that an environment shows, bool (L,)."""
@@ -30,7 +31,7 @@ class Rollouts:
 
     def _begin(self, index: int, env: VecEnv) -> PlayedEpisode:
         """Draw this episode's perturbation; mask all of it at once where the environment can."""
-        number = self.numbers(env)[index]
+        number = self._number[index] = self.numbers(env)[index]
         rng = np.random.default_rng([self.seed, 4, number, *([index] if index else [])])
         perturbation = self.experience.draw_perturbation(rng)
         episode = PlayedEpisode(self.players.networks[PLAYER], perturbation, rng)
@@ -49,30 +50,42 @@ class Rollouts:
         episode.reward += reward
         if not done:
             return None
-        self._playing[index] = None
+        self._playing[index] = self._number[index] = None
         self._finished[index] += 1
         return episode
 
-    def numbers(self, env: VecEnv) -> list[int]:
-        """Of the episode that each environment is in, as it counts them, or else as we do."""
-        if env.has_attr("episode_index"):
-            # Before the first reset it is -1.
-            return [max(0, int(number)) for number in env.get_attr("episode_index")]
-        return list(self._finished)
+    def numbers(self, env: VecEnv | None) -> list[int]:
+        """Of the episode that each environment is in or was asked for, as it counts them, or else
+        as we do."""
+        counted = self._finished
+        if env is not None and env.has_attr("episode_index"):
+            # Before the first reset it is -1. After the last step it is the next one's.
+            counted = [max(0, int(number)) for number in env.get_attr("episode_index")]
+        pairs = zip(self._number, counted, strict=True)
+        return [number if ours is None else ours for ours, number in pairs]
 
     def unfinished(self) -> int:
         """Environment steps spent on episodes that are not finished."""
         return sum(len(episode) for episode in self._playing if episode is not None)
 
-    def forget_unfinished(self) -> int:
-        """Drop unfinished episodes; gives their environment steps."""
-        steps = self.unfinished()
+    def forget_unfinished(self) -> None:
+        """Drop unfinished episodes."""
         self._playing = [None] * len(self._playing)
-        return steps
+
+    def dealt(self) -> None:
+        """The environments were reset: they are in what they say they are in."""
+        self._number = [None] * len(self._number)
+
+    def go_on(self, env: VecEnv | None, numbers: list[int]) -> None:
+        """Play these episodes next, if the environments count theirs; of more environments than
+        there are numbers, the others begin."""
+        self._finished = [*numbers, *self._finished[len(numbers) :]][: len(self._finished)]
+        if env is not None and env.has_attr("episode_index"):
+            self.resume(env, self._finished, None)
 
     def resume(self, env: VecEnv, numbers: list[int], weights: list[str] | None) -> None:
         """Let the next reset deal these episodes, and start from these weights."""
-        self._finished = list(numbers)
+        self._finished, self._number = list(numbers), list(numbers)
         options: list[dict[str, object]] = [{"episode": number} for number in numbers]
         for given, key in zip(options, weights or (), strict=False):
             given["weights"] = key

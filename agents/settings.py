@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 INPUTS = ("embeddings", "states", "statistics")
 
 
@@ -94,6 +96,9 @@ class AgentSettings:
     """Replay surprising tokens more, and tokens that recur in their context less."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # of a sweep; JSON does not know it
+                object.__setattr__(self, name, value.item())
         for name, kind in get_type_hints(type(self)).items():
             known = get_args(kind) if get_origin(kind) is Literal else None
             if known and getattr(self, name) not in known:
@@ -123,7 +128,9 @@ class AgentSettings:
             )
         self._check_numbers()
         sharpness = self.lean > 0 and self.entropy >= 0
-        if not sharpness or (self.gradient == "expected" and not self.entropy):
+        # Such a player multiplies its scores by the entropy weight (``Experience``).
+        explores = self.critic == "decomposed" and self.exploration == "policy"
+        if not sharpness or ((self.gradient == "expected" or explores) and not self.entropy):
             raise ValueError(
                 f"lean is {self.lean} and entropy {self.entropy}; both must be positive."
             )

@@ -124,7 +124,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
         self.budget = budget
         self.references = resolve_references(references, self._random)
         self.headline = headline
-        self.higher_is_better = higher_is_better
+        self.higher_is_better = dict(higher_is_better)
         self.reward = resolve_reward(reward, headline, higher_is_better[headline])
         self.continual = continual
         self.continual_reset_every = continual_reset_every

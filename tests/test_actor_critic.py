@@ -3,7 +3,8 @@
 import itertools
 import json
 import random
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,17 @@ from gymnasium.wrappers import TimeLimit
 from masking_toy import CONTEXTS, TYPES, RandomMasks, ToyMasking, TypeStates, learned_share
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stub_world import FailingExecutor, StubExecutor, StubWorld
 
 from agents.actor_critic import MaskingActorCritic
 from agents.budgeted import token_log_probs
 from agents.contexts import Contexts
 from agents.critic import POWERS, PRIOR_COUNT, STRENGTHS, TokenValueCritic
+from agents.features import STATISTICS
+from agents.policy import state_values
 from agents.self_play import perturbed_scores
 from agents.settings import AgentSettings
+from envs.masking_env import MaskingEnv
 
 BEST = 0.9
 """Share of worthy tokens of the best mask on the toy's new episodes (some contexts lack two)."""
@@ -103,6 +108,15 @@ def test_agent_learns_a_table_of_tokens_where_no_states_are_given():
     agent.attach_opponent()
     assert agent.policy.network.table.num_embeddings == TYPES
     assert learned_share(play(agent, 25)) > CHANCE + 0.2
+
+
+def test_inputs_are_what_was_asked_for_where_no_states_are_given():
+    agent = MaskingActorCritic(ToyMasking(), replace(QUICK, inputs=("statistics",)), seed=0)
+    agent.attach_opponent()
+    assert play(agent, 2).features.size == STATISTICS
+    assert agent.policy.network.table is None
+    with pytest.raises(ValueError, match="give token_features"):
+        MaskingActorCritic(ToyMasking(), replace(QUICK, inputs=("states",)), seed=0)
 
 
 def test_critic_recovers_token_values_and_knows_their_uncertainty():
@@ -201,6 +215,7 @@ def test_every_ablation_runs(change):
         ({"exploration": "tokens"}, "antithetic"),
         ({"inputs": ("words",)}, "inputs"),
         ({"batch": 0}, "batch"),
+        ({"gradient": "sampled", "entropy": 0.0}, "entropy 0.0; both must be positive"),
         ({"self_play": "frozn"}, "self_play is 'frozn'; it must be one of .*frozen"),
         ({"components": 0}, "components"),
         ({"replay_capacity": 60, "replay_start": 2000}, "60 and replay_start 2000.*never"),
@@ -318,6 +333,68 @@ def test_an_agent_that_a_callback_stopped_goes_on_as_if_it_had_not(step):
     assert same(stopped, play(make(QUICK), 4))
 
 
+class Tokenizer:
+    pad_token_id = 0
+
+    def __len__(self):
+        return TYPES
+
+
+def stubbed(executor=None):
+    return MaskingEnv(StubWorld(Tokenizer()), executor or StubExecutor(), budget=0.2)
+
+
+class LosingExecutor(StubExecutor):
+    """Takes every job, and has no score for one of them."""
+
+    def __init__(self, lost):
+        super().__init__()
+        self.lost = lost
+
+    def submit(self, job):
+        future = super().submit(job)
+        if len(self.jobs) == self.lost:
+            future = Future()
+            future.set_exception(OSError("the job died"))
+        return future
+
+
+class Raise(BaseCallback):
+    """An error in a callback: the environments have taken the step."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def _on_step(self):
+        if self.n_calls == self.at:
+            raise OSError("disk full")
+        return True
+
+
+BROKEN_OFF = {  # three jobs an episode, of four contexts
+    "first job refused": lambda: (FailingExecutor(6), None),
+    "agent's job refused": lambda: (FailingExecutor(8), None),
+    "score lost": lambda: (LosingExecutor(9), None),
+    "callback": lambda: (StubExecutor(), Raise(10)),
+    "callback at the end": lambda: (StubExecutor(), Raise(12)),
+}
+
+
+@pytest.mark.parametrize("breaking", BROKEN_OFF.values(), ids=BROKEN_OFF.keys())
+def test_an_agent_whose_step_failed_goes_on_as_if_it_had_not(tmp_path, breaking):
+    executor, callback = breaking()
+    whole = make(QUICK, env=stubbed()).learn(20)
+    agent, again = make(QUICK, env=stubbed(executor)), make(QUICK, env=stubbed())
+    with pytest.raises(OSError, match=r"."):
+        agent.learn(20, callback=callback)
+    assert agent.num_timesteps == 8
+    agent.save_state(tmp_path)
+    again.load_state(tmp_path)
+    for one in (agent, again):
+        assert same(one.learn(12, reset_num_timesteps=False), whole)
+
+
 def test_what_was_dealt_and_not_played_does_not_disturb_a_resume(tmp_path):
     whole, first = make(QUICK), make(QUICK)
     for agent in (whole, first):
@@ -369,6 +446,13 @@ def test_an_episode_that_was_cut_short_teaches_nothing():
     assert not agent.memory.tokens()
 
 
+def test_a_replay_too_small_for_its_start_is_said():
+    agent = make(replace(QUICK, replay_start=1000, replay_contexts=CONTEXTS))  # room for two
+    play(agent, 2)
+    with pytest.warns(UserWarning, match="replay_start is 1000.* holds .* raise replay_contexts"):
+        play(agent, 1)
+
+
 def test_an_opponent_of_somebody_else_is_nothing_to_learn_a_second_policy_from():
     env = ToyMasking(references={"random": RandomMasks(), "opponent": RandomMasks(1)})
     agent = MaskingActorCritic(env, PAPER, token_features=TypeStates(), seed=0, device="cpu")
@@ -402,6 +486,51 @@ def test_saved_files_hold_no_code_and_the_loaded_agent_masks_alike(tmp_path):
     again = MaskingActorCritic.load(tmp_path, ToyMasking(), TypeStates(separation=3.0))
     again.attach_opponent()
     play(again, 1)
+
+
+@pytest.mark.parametrize("environment", [ToyMasking, stubbed])
+def test_an_agent_loaded_without_an_environment_takes_one_later(tmp_path, environment):
+    make(QUICK, env=environment()).save(tmp_path)
+    agent = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    agent.set_env(environment())
+    agent.attach_opponent()
+    agent.learn(CONTEXTS)
+    other = stubbed() if environment is ToyMasking else ToyMasking()
+    with pytest.raises(ValueError, match="spaces do not match"):
+        MaskingActorCritic.load(tmp_path, token_features=TypeStates()).set_env(other)
+
+
+class Dealing(ToyMasking):
+    """Remembers which episodes it dealt."""
+
+    def reset(self, **options):
+        result = super().reset(**options)
+        self.dealt = [*getattr(self, "dealt", []), self.episode_index]
+        return result
+
+
+def test_a_loaded_agent_does_not_learn_from_the_same_episodes_again(tmp_path):
+    two = make(QUICK, env=DummyVecEnv([ToyMasking, ToyMasking]))
+    two.learn(4 * CONTEXTS).save(tmp_path / "once")
+    for number, folder in ((2, "once"), (4, "twice")):
+        states, vector = TypeStates(separation=3.0), DummyVecEnv([Dealing] * 3)
+        agent = MaskingActorCritic.load(tmp_path / folder, vector, states)
+        agent.attach_opponent()
+        agent.learn(6 * CONTEXTS)
+        assert [env.dealt[0] for env in vector.envs] == [number, number, number - 2]
+        again = MaskingActorCritic.load(tmp_path / "once", token_features=states)
+        again.save(tmp_path / "copy")  # loaded to act, it has no environment to ask
+        agent.save(tmp_path / "twice")
+    agent = MaskingActorCritic.load(tmp_path / "copy", Dealing(), states)
+    agent.attach_opponent()
+    assert agent.learn(CONTEXTS).env.get_attr("dealt")[0][0] == 2
+
+
+def test_an_agent_of_numpy_s_numbers_is_saved(tmp_path):
+    settings = replace(QUICK, components=np.int64(8), entropy=np.float32(0.5))
+    play(make(settings, seed=np.int64(3)), 1).save_state(tmp_path)
+    again = MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    assert (again.settings, again.seed) == (replace(QUICK, components=8, entropy=0.5), 3)
 
 
 def test_loading_never_unpickles(tmp_path, monkeypatch):
@@ -452,6 +581,62 @@ def test_bad_folders_are_refused_in_one_sentence(tmp_path):
         MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
 
 
+def test_draws_go_on_where_they_were_saved(tmp_path):
+    agent, env = play(make(QUICK), 2), ToyMasking()
+    env.reset(seed=1)
+    many = env.observe_episode()
+    for policy in (agent, agent.opponent):
+        policy.predict(many)
+    agent.save_state(tmp_path)
+    again = make(QUICK)
+    again.load_state(tmp_path)
+    again.opponent.begin(agent.opponent.perturbation)
+    for one, other in ((agent, again), (agent.opponent, again.opponent)):
+        assert (one.predict(many)[0] == other.predict(many)[0]).all()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({name: None} for name in ("settings", "states", "length", "vocab_size", "seed")),
+        {"settings": []},
+        {"settings": asdict(QUICK) | {"foo": 1}},
+        {"settings": asdict(QUICK) | {"width": 16}},
+        {"settings": asdict(QUICK) | {"updates": 0}},
+        {"settings": asdict(QUICK) | {"head_width": "wide"}},
+        {"length": "long"},
+    ],
+)
+def test_a_damaged_description_is_told_in_one_sentence(tmp_path, changed):
+    make(QUICK).save(tmp_path)
+    path = tmp_path / "agent.json"
+    about = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({n: value for n, value in about.items() if value is not None}))
+    with pytest.raises(ValueError, match="damaged") as caught:
+        MaskingActorCritic.load(tmp_path, token_features=TypeStates(separation=3.0))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{"replay": None}, {"replay": {}}, {"counters": []}])
+def test_a_damaged_state_is_told_in_one_sentence(tmp_path, changed):
+    make(QUICK).save_state(tmp_path)
+    path = tmp_path / "state.json"
+    state = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({n: value for n, value in state.items() if value is not None}))
+    with pytest.raises(ValueError, match=r"state\.json is damaged"):
+        make(QUICK).load_state(tmp_path)
+
+
+def test_a_state_of_more_environments_is_refused_before_anything_is_read_from_it(tmp_path):
+    two = make(QUICK, env=DummyVecEnv([ToyMasking, ToyMasking]))
+    two.learn(2 * CONTEXTS).save_state(tmp_path)
+    agent = play(make(QUICK), 1)
+    with pytest.raises(ValueError, match="of 2 environments, the agent has 1"):
+        agent.load_state(tmp_path)
+    assert same(agent, play(make(QUICK), 1))
+
+
 # As users use it
 
 
@@ -480,6 +665,8 @@ def test_several_environments_at_once():
     assert agent.players.opponents[0] is not agent.players.opponents[1]
     assert agent._n_updates == 4 * 3  # three for each episode
     assert agent.experience.critic.rows == 4 * 2
+    one, other = (opponent.perturbation.direction for opponent in agent.players.opponents)
+    assert not np.allclose(one, other)  # each environment has draws of its own
 
 
 def test_losses_can_be_overridden():
@@ -504,6 +691,21 @@ def test_an_environment_that_gives_only_a_reward_is_learned_from():
 
     agent = make(replace(DEFAULT, self_play="none"), env=Bare(noise=0.0))
     assert learned_share(play(agent, 30)) > CHANCE + 0.15
+
+
+@pytest.mark.parametrize("settings", [QUICK, PAPER], ids=["default", "paper"])
+def test_nothing_is_learned_by_what_gives_the_states(settings):
+    class Trainable(TypeStates):
+        def __init__(self):
+            super().__init__(separation=3.0)
+            self.table = torch.tensor(self.table, requires_grad=True)
+
+        def __call__(self, input_ids_BL, attention_mask_BL, context_ids_B):
+            return self.table[torch.as_tensor(input_ids_BL).long()]
+
+    agent = play(make(settings, states=Trainable()), 8)
+    assert agent.provider.table.grad is None
+    assert same(agent, play(make(settings), 8))
 
 
 def test_figures_reach_the_logger(tmp_path):
@@ -538,6 +740,16 @@ def test_an_attached_opponent_is_attached_again(tmp_path):
     assert env.references["opponent"] is agent.opponent
 
 
+def test_an_attached_opponent_goes_to_another_environment():
+    agent, other = play(make(QUICK), 2), ToyMasking()
+    agent.set_env(other)
+    assert other.references["opponent"] is agent.opponent
+    assert "score/opponent" in play(agent, 2).last_metrics
+    other.references = None
+    with pytest.raises(ValueError, match="self_play='none'"):
+        agent.set_env(other)
+
+
 def test_an_agent_of_another_tokenizer_is_refused(tmp_path):
     states = [TypeStates(), TypeStates()]
     states[0].vocabulary, states[1].vocabulary = "one", "another"
@@ -557,6 +769,32 @@ def test_a_context_that_is_replayed_twice_counts_twice(settings):
     terms, apart_terms = agent.losses(batch)[0], agent.losses(apart)[0]
     for name, term in terms.items():
         torch.testing.assert_close(term, apart_terms[name])
+
+
+@pytest.mark.parametrize("prefers", [True, False])
+def test_replay_prefers_surprises_where_it_is_asked_to(prefers):
+    agent = play(make(replace(PAPER, replay_priority=prefers)), 2)
+    one = agent.memory.sample_tokens(1).entries
+    agent.memory.update_surprise(one, np.array([50.0]))
+    assert (agent.memory.sample_tokens(20).entries == one).all() == prefers
+
+
+@pytest.mark.parametrize("settings", [QUICK, PAPER], ids=["difference", "sign"])
+def test_differences_of_scores_are_replayed_in_units_of_their_spread(settings):
+    batch = play(make(settings), 2).memory.sample_tokens(5000)
+    if settings is QUICK:
+        assert np.isclose(np.square(batch.credits).mean(), 1, atol=0.1)
+    else:
+        assert set(batch.credits.tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_surprise_is_the_distance_of_credit_from_the_value_of_its_context():
+    agent = play(make(replace(PAPER, replay_start=10_000)), 2)
+    batch = agent.memory.sample_tokens(50)
+    values = state_values(agent.policy.network, agent.features, batch.contexts)
+    assert np.abs(values).min() > 0
+    surprise = agent.memory.state()[0]["plays.surprise"].reshape(-1)[batch.entries]
+    assert np.allclose(surprise, np.abs(batch.credits - values), atol=1e-5)
 
 
 def test_surprise_is_renewed_by_training_and_not_by_looking_at_the_losses():

@@ -96,6 +96,17 @@ def test_the_three_terms_and_the_share_masked(tokenizers):
         assert part.weight.grad.abs().sum() > 0
 
 
+def test_nothing_is_learned_by_the_encoder_that_is_fused_in(tokenizers):
+    model, task = make("bart", tokenizers)
+    states, real = random_states(task.features(COPY, training=True))
+    states.requires_grad_()
+    options = {"states": lambda pairs: (states, real), "states_width": 6}
+    objective = objective_of(model, **options)
+    objective.loss(task.features(COPY, training=True)).backward()
+    assert states.grad is None
+    assert objective.fusion.to_width[0].weight.grad.abs().sum() > 0
+
+
 def test_masked_embeddings_are_zero_or_learned(tokenizers):
     """Which token was masked makes no difference to the encoder."""
     for kind in ("zero", "learned"):

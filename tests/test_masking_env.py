@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from functools import partial
@@ -28,6 +29,7 @@ from agents.fragments import densest_fragment
 from envs.adaptation.jobs import BASE
 from envs.episode import episode_seed
 from envs.fragment_env import FragmentMaskingEnv
+from envs.masking_env import MaskingEnv
 from envs.references import UniformRandom
 
 
@@ -455,3 +457,8 @@ def test_importing_nmg_is_light_and_registers():
         "assert gym.spec('nmg/MaskQA-v0').to_json()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_directions_of_metrics_can_be_asked_for_from_another_process(tiny_tokenizer) -> None:
+    env = MaskingEnv(StubWorld(tiny_tokenizer), StubExecutor())
+    assert pickle.loads(pickle.dumps(env.higher_is_better)) == {"nll": False}

@@ -103,14 +103,37 @@ def test_memory_of_a_play_is_small_and_contexts_are_stored_once():
 
 
 def test_old_plays_and_old_contexts_make_room():
-    buffer = buffer_of(9, capacity=90, contexts=40)  # 30 plays of 3 tokens
+    buffer = buffer_of(9, capacity=60, contexts=40)  # of 3 tokens of a play two have a credit
     for episode in range(6):
         play(buffer, some_contexts(15, 9, first_id=15 * episode, seed=episode), seed=episode)
     batch = buffer.sample_tokens(400)
     assert (batch.credits == batch.contexts.context_ids * 100 + batch.positions).all()
-    assert set(batch.contexts.context_ids.tolist()) <= set(range(60, 90))
+    assert set(batch.contexts.context_ids.tolist()) <= set(range(50, 90))
+    assert 60 <= buffer.tokens() <= 90
     with pytest.raises(ValueError, match="raise replay_capacity"):
         play(buffer, some_contexts(200, 9, first_id=900))
+
+
+@pytest.mark.parametrize("learners", [1, 2])
+def test_uneven_masks_fill_the_capacity_all_the_same(learners):
+    buffer = buffer_of(20, capacity=200 * learners, contexts=10_000, learners=learners)
+    rng = np.random.default_rng(0)
+    for episode in range(40):
+        contexts = some_contexts(10, 20, first_id=10 * episode, seed=episode)
+        for player in range(learners):
+            wanted = np.where(np.arange(10), 1 + player, 8)  # the first mask is the widest
+            noise = np.where(contexts.maskable, rng.random(contexts.maskable.shape), -1)
+            masks = noise.argsort(1).argsort(1) >= 20 - wanted[:, None]
+            credits = np.where(masks, contexts.context_ids[:, None] * 100 + np.arange(20), np.nan)
+            buffer.add(contexts, masks, 0.0 * masks, credits, np.zeros(10), player)
+            assert buffer.forgets or buffer.tokens() == 17 * (episode + 1)
+    assert buffer.tokens() <= 250
+    for player in range(learners):
+        assert buffer.tokens(player) >= 200
+        batch = buffer.sample_tokens(2000, player)
+        assert (batch.credits == batch.contexts.context_ids * 100 + batch.positions).all()
+        kept = sorted(set(batch.contexts.context_ids.tolist()))
+        assert kept == list(range(kept[0], 400))  # the newest ones
 
 
 def test_players_are_kept_apart():
@@ -169,9 +192,8 @@ def test_a_newer_text_with_an_older_one_s_id_takes_its_place():
     restored = buffer_of(13)
     restored.load_state(*buffer.state())
     for memory in (buffer, restored):
-        batch = memory.sample_tokens(2000)
-        of_it = batch.contexts.context_ids == one.context_ids[0]
-        length = batch.contexts.input_ids.shape[1]
-        assert of_it.any()
-        assert (batch.contexts.input_ids[of_it] == one.input_ids[0, :length]).all()
-        assert memory.sample_contexts(10) is not None
+        for batch in (memory.sample_tokens(2000), memory.sample_contexts(2000)):
+            of_it = batch.contexts.context_ids == one.context_ids[0]
+            length = batch.contexts.input_ids.shape[1]
+            assert of_it.any()
+            assert (batch.contexts.input_ids[of_it] == one.input_ids[0, :length]).all()

@@ -126,6 +126,7 @@ def test_learning_opponent_learns_a_policy_of_its_own():
     player, rival = agent.players.networks
     assert agent.memory.tokens(player=1) > 0
     assert agent.memory.capacity == 2 * settings.replay_capacity  # so much for each
+    assert agent.memory.learners == 2
     fresh = MaskingActorCritic(
         ToyMasking(), settings, token_features=TypeStates(), seed=1, device="cpu"
     )
