@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ import yaml
 
 from envs.folders import check_writable, write_text
 from nmg.options import ConfigError, differences, flatten, leaves, read_settings
+
+try:
+    import fcntl
+except ImportError:  # on Windows: runs do not keep each other out
+    fcntl = None  # type: ignore[assignment]
 
 RESOLVED = "resolved.yaml"
 """By this file, which holds every setting, a folder is known to hold a run."""
@@ -27,6 +34,59 @@ def run_folder(config: Any, name: str | None, kind: str) -> Path:
     return Path("output", *parts, f"{name}_{kind}")
 
 
+@contextmanager
+def claimed(folder: Path, *, anew: bool = False) -> Iterator[Path]:
+    """A folder that no other run may write to meanwhile; a new one that stays empty goes again.
+
+    Args:
+        folder: ``NAME_KIND``, to write to.
+        anew: where there is a folder of that name, make ``NAME-2_KIND`` and so on.
+
+    Raises:
+        ValueError: if another run has it, or nothing can be written there.
+    """
+    check_writable(folder)
+    name, _, kind = folder.name.rpartition("_")
+    for number in itertools.count(2):
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=not anew)
+            break
+        except FileExistsError:
+            if not anew:
+                raise
+            folder = folder.with_name(f"{name}-{number}_{kind}")
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # something was written
+                for place in new:
+                    place.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # The folder itself is locked: no file is left behind, and a kill unlocks it.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder} is being written by another run; wait for its end, or give another "
+                "--name or --output."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_settings(folder: Path, config: Any) -> None:
     """Write ``config.yaml`` (what differs from the defaults) and ``resolved.yaml`` (everything)."""
     for name, values in (("config.yaml", differences(config)), (RESOLVED, flatten(config))):
@@ -38,9 +98,8 @@ def check_free(folder: Path) -> None:
     """See to it that the folder holds no run yet.
 
     Raises:
-        ValueError: if it does, or nothing can be written there.
+        ValueError: if it does.
     """
-    check_writable(folder)
     if (folder / RESOLVED).exists():
         raise ConfigError(
             f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
@@ -57,9 +116,8 @@ def check_same(folder: Path, config: Any, free: Collection[str]) -> None:
         free: settings that may be others than before.
 
     Raises:
-        ValueError: if it holds another run, or nothing can be written there.
+        ValueError: if it holds another run.
     """
-    check_writable(folder)
     if not (folder / RESOLVED).is_file():
         return
     before, now = read_settings(folder / RESOLVED), flatten(config)

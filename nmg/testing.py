@@ -16,6 +16,7 @@ from nmg.limits import refuse_idle
 from nmg.options import add_flags, given_flags
 from nmg.run_folders import (
     check_same,
+    claimed,
     keep_results,
     run_folder,
     stoppable,
@@ -90,9 +91,10 @@ def run(args: argparse.Namespace) -> int:
         chosen_checkpoint(policy, args.start)  # a wrong path is told at once
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
-    check_same(folder, config, FREE)
-    with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
-        compare_maskings(config, folder, args.policy, args.strategy, args.start)
+    with claimed(folder, anew=not (args.output or args.name)) as folder:
+        check_same(folder, config, FREE)
+        with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
+            compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
 
 
@@ -123,8 +125,7 @@ def compare_maskings(
     on = build_test_setup(config)
     maskings, used = gather_maskings(config, on, policies, strategies, start)
     check_rows(folder, maskings, used, config.comparison.all_seeds)
-    # Only now: a comparison that could not begin leaves no folder behind.
-    folder.mkdir(parents=True, exist_ok=True)
+    # Only now: a comparison that could not begin leaves nothing behind.
     write_settings(folder, config)
     print(on.about)
     scores, predicted, seconds = score(config, folder, on, maskings)

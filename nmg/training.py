@@ -25,6 +25,7 @@ from nmg.options import (
 from nmg.run_folders import (
     RESOLVED,
     check_free,
+    claimed,
     run_folder,
     stoppable,
     whole_settings,
@@ -76,15 +77,18 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then train."""
     if args.resume is not None:
-        config, folder = _resumed(args), args.resume
+        config, folder, anew = _resumed(args), args.resume, False
     else:
         flags = given_flags(TrainingConfig, args)
         config = resolve_training(flags, args.preset, training_file(args.config))
         refuse_idle(config.data.task, flags)
         folder = args.output or run_folder(config, args.name, "neural")
-        check_free(folder)
-    with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
-        train(config, folder)
+        anew = not (args.output or args.name)
+    with claimed(folder, anew=anew) as folder:
+        if args.resume is None:
+            check_free(folder)
+        with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
+            train(config, folder)
     return 0
 
 
@@ -119,8 +123,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
     tune_runtime(threads=1)  # results must not depend on the machine's cores
     on = training_setup(config.data, config.episode)
     check_names(config, on)
-    # Only now: a run that could not begin leaves no folder behind.
-    folder.mkdir(parents=True, exist_ok=True)
+    # Only now: a run that could not begin leaves nothing behind.
     write_settings(folder, config)
     latest = last_checkpoint(folder)
     done = read_about(latest)["episode"] if latest else 0

@@ -9,6 +9,8 @@ import pytest
 
 from envs.folders import check_output, whole_folder
 from nmg.cli import main
+from nmg.config import TrainingConfig
+from nmg.run_folders import claimed, write_settings
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
@@ -67,3 +69,27 @@ def test_a_corpus_is_not_written_over_the_file_that_it_is_made_of(tmp_path, caps
     assert main(["corpus", "--file", str(rows), "--output", str(rows)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert "label" in rows.read_text()
+
+
+def test_runs_of_one_moment_get_folders_of_their_own_and_an_empty_one_goes(tmp_path):
+    folder = tmp_path / "new" / "now_neural"
+    with claimed(folder, anew=True) as first, claimed(folder, anew=True) as second:
+        assert (first, second.name) == (folder, "now-2_neural")
+        (second / "config.yaml").touch()
+    assert [path.name for path in tmp_path.rglob("*_neural")] == ["now-2_neural"]
+    with pytest.raises(RuntimeError), claimed(tmp_path / "a" / "b"):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+@pytest.mark.parametrize(
+    "command",
+    ["train --output", "train --resume", "test --output", "generation --model absent --output"],
+)
+def test_no_run_writes_to_the_folder_of_another_that_is_running(command, tmp_path, capsys):
+    arguments = [*command.split(), str(tmp_path)]
+    write_settings(tmp_path, TrainingConfig())
+    with claimed(tmp_path):
+        assert main(arguments) == 2
+    assert "is being written by another run" in capsys.readouterr().err
