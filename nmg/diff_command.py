@@ -10,7 +10,7 @@ from typing import Any
 
 from nmg.checkpoint import read_object
 from nmg.comparison import number
-from nmg.options import read_settings
+from nmg.options import read_settings, user_path
 
 EXAMPLES = """examples:
   nmg diff output/testbed/tiny/a_neural output/testbed/tiny/b_neural
@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
+    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="a run folder")
     parser.set_defaults(run=run)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmg.config_files import comparison_file
 from nmg.generation_config import NONE, GenerationComparison, GenerationConfig
-from nmg.options import add_flags, build, given_flags
+from nmg.options import add_flags, build, given_flags, user_path
 from nmg.run_folders import (
     check_same,
     claimed,
@@ -63,10 +63,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
+    parser.add_argument("--config", type=user_path, metavar="FILE", help="YAML with names as below")
     parser.add_argument("--name", help="of the results (default: the time)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder; the same command there goes on"
+        "--output", type=user_path, metavar="DIR", help="folder; the same command there goes on"
     )
     add_flags(parser, GenerationConfig, sources=False)
     parser.set_defaults(run=run)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle
-from nmg.options import add_flags, given_flags
+from nmg.options import add_flags, given_flags, user_path
 from nmg.run_folders import (
     check_same,
     claimed,
@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument(
         "--policy",
         action="extend",
-        type=Path,
+        type=user_path,
         nargs="+",
         default=[],
         metavar="DIR",
@@ -77,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
     place = parser.add_argument_group("where the results go")
     place.add_argument("--name", help="of the results (default: the time)")
     place.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder; the same command there goes on"
+        "--output", type=user_path, metavar="DIR", help="folder; the same command there goes on"
     )
     add_flags(parser, TestingConfig)
     parser.set_defaults(run=run)

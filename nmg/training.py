@@ -21,6 +21,7 @@ from nmg.options import (
     differences,
     flatten,
     given_flags,
+    user_path,
 )
 from nmg.run_folders import (
     RESOLVED,
@@ -68,8 +69,8 @@ def add_parser(subparsers: Any) -> None:
     )
     place = parser.add_argument_group("where the run goes")
     place.add_argument("--name", help="of the run (default: the time)")
-    place.add_argument("--output", type=Path, metavar="DIR", help="the run folder itself")
-    place.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run")
+    place.add_argument("--output", type=user_path, metavar="DIR", help="the run folder itself")
+    place.add_argument("--resume", type=user_path, metavar="DIR", help="go on with this run")
     add_flags(parser, TrainingConfig)
     parser.set_defaults(run=run)
 

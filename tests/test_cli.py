@@ -9,7 +9,8 @@ import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
 from nmg import assembly, cli
-from nmg.cli import PROGRAMS, main
+from nmg.cli import PROGRAMS, build_parser, main
+from nmg.testing import resolve
 
 
 def test_help_lists_every_program_and_imports_nothing_heavy():
@@ -205,3 +206,14 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(FileNotFoundError):
         main(["train", "--config", "/absent.yaml", "--debug"])
+
+
+def test_the_home_of_the_user_is_understood_where_no_shell_has_seen_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("model: ~/model\ntest_dataset: ~/other")
+    args = build_parser("test").parse_args(["test", "--output=~/out", "--config=~/mine.yaml"])
+    config = resolve(args)
+    assert (args.output, config.data.model) == (tmp_path / "out", f"{tmp_path}/model")
+    assert config.comparison.test_dataset == f"{tmp_path}/other"
+    args = build_parser("data").parse_args(["data", "check", "~/x", "--data-dir=~/data"])
+    assert (args.dataset, args.data_dir) == (f"{tmp_path}/x", tmp_path / "data")
