@@ -121,13 +121,18 @@ def train(config: TrainingConfig, folder: Path) -> None:
     from nmg.training_callback import TrainingCallback, Validation, check_names
     from nmg.training_report import finish
 
+    latest = last_checkpoint(folder)
+    done = read_about(latest)["episode"] if latest else 0
+    if config.run.episodes < done:
+        raise ConfigError(
+            f"episodes is {config.run.episodes}, but {done} are done in {folder}; --episodes must "
+            f"be at least {done}."
+        )
     tune_runtime(threads=1)  # results must not depend on the machine's cores
     on = training_setup(config.data, config.episode)
     check_names(config, on)
     # Only now: a run that could not begin leaves nothing behind.
     write_settings(folder, config)
-    latest = last_checkpoint(folder)
-    done = read_about(latest)["episode"] if latest else 0
     weights = folder / "weights" if config.episode.continual else None
     with (
         ProgressBar(

@@ -288,7 +288,11 @@ def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(
 
 def test_a_resumed_run_must_stay_the_same_run(arguments, tmp_path, capsys):
     run = tmp_path / "run"
-    assert main([*arguments, "--episodes", "1", "--output", str(run)]) == 0
+    assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
+    settings = (run / "resolved.yaml").read_bytes()
+    assert main(["train", "--resume", str(run), "--episodes", "1"]) == 2
+    assert "2 are done in" in capsys.readouterr().err
+    assert (run / "resolved.yaml").read_bytes() == settings
     assert main(["train", "--resume", str(run), "--budget", "0.4"]) == 2
     assert "--budget is 0.4 but the run" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "absent")]) == 2
