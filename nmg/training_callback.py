@@ -183,8 +183,9 @@ class TrainingCallback(BaseCallback):
         self._started = time.perf_counter()
         self._bar.unit_done()
         if checkpoint:
-            about = {"weights": self._weights_after, **record.get("validation", {})}
-            about["validation"] = about.pop("gain", 0.0)
+            about: dict[str, Any] = {"weights": self._weights_after}
+            if gain is not None:
+                about["validation"] = gain
             write_checkpoint(self._folder, self._done, self._agent.save_state, about)
             self._weights_saved = self._weights_after
         if self._weights is not None:

@@ -13,7 +13,7 @@ from envs.folders import write_text
 from envs.references import Policy
 from envs.world import Deal
 from nmg.assembly import Setup, learned_metric
-from nmg.checkpoint import chosen_checkpoint
+from nmg.checkpoint import chosen_checkpoint, how_chosen
 from nmg.comparison import RANDOM, ComparisonTable, as_json, as_text, tabulate, with_interval
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, evaluate, observe, seed_of
@@ -49,7 +49,7 @@ def finish(config: TrainingConfig, folder: Path, on: Setup, executor: Executor) 
     seconds += time.perf_counter() - started
     metric, _ = learned_metric(config, on.task)
     write_training_report(config, folder, checkpoint, records, metric, table, seconds)
-    print(f"Policy: {checkpoint} (chosen on training data)")
+    print(f"Policy: {checkpoint} ({how_chosen(checkpoint)})")
     print(f"Report: {folder / 'report.html'}")
 
 
@@ -124,7 +124,7 @@ def write_training_report(
         "episodes": len(records),
         "tokens through the language model": amount(tokens),
         "wall time": duration(seconds),
-        "checkpoint, chosen on training data": checkpoint.name,
+        f"checkpoint, {how_chosen(checkpoint)}": checkpoint.name,
     }
     data = config.data
     title = f"Meta-training: {Path(data.dataset).name}, {Path(data.model).name}, seed "

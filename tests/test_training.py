@@ -12,7 +12,13 @@ from agents import actor_critic
 from agents.rollouts import Rollouts
 from envs.adaptation.scorer import Scorer
 from nmg import forecast
-from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about, write_checkpoint
+from nmg.checkpoint import (
+    checkpoints,
+    chosen_checkpoint,
+    described_choice,
+    read_about,
+    write_checkpoint,
+)
 from nmg.cli import main
 from nmg.options import read_settings
 from nmg.run_log import RunLog, read_records
@@ -339,6 +345,14 @@ def test_an_episode_without_the_random_reference(arguments, tmp_path, capsys):
     alone = ["--no-random-reference", "--self-play", "none", "--output", str(tmp_path / "other")]
     assert main([*arguments, *alone]) == 2
     assert "nothing is left to compare" in capsys.readouterr().err
+
+
+def test_without_validation_the_checkpoint_is_the_last_and_said_to_be(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*arguments, "--validation-episodes", "0", "--output", str(run)]) == 0
+    assert f"Policy: {run / 'checkpoints/000004'} (the last)" in capsys.readouterr().out
+    assert "chosen on" not in (run / "report.html").read_text()
+    assert described_choice(run, chosen_checkpoint(run)).endswith("000004 (the last)")
 
 
 @pytest.mark.slow
