@@ -105,7 +105,24 @@ def resolve(args: argparse.Namespace) -> TestingConfig:
     flags = given_flags(TestingConfig, args)
     config = resolve_testing(flags, args.preset, from_file, trained)
     refuse_idle(config.data.task, flags)
+    _same_world(config.data.task, args.policy)
     return config
+
+
+def _same_world(task: str, policies: Sequence[Path]) -> None:
+    """Refuse policies of the testbed on text, and the other way round.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    for policy in policies:
+        learned_on = trained_settings(policy).get("task", task)
+        if learned_on != task and "testbed" in (learned_on, task):
+            on = "the testbed" if learned_on == "testbed" else f"text ({learned_on})"
+            raise ValueError(
+                f"The policy in {policy} was learned on {on}, but the task is {task}; it cannot "
+                "be used there, since the testbed has a model of its own."
+            )
 
 
 def compare_maskings(
