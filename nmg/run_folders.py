@@ -204,7 +204,9 @@ def listed(names: Collection[str]) -> str:
 
 @contextmanager
 def stoppable(command: str, folder: Path) -> Iterator[None]:
-    """Let a run that is stopped end with a word on how to go on; files are whole at any moment.
+    """Let a run that is stopped, by a full disk too, end with a word on how to go on.
+
+    Files are whole at any moment.
 
     Args:
         command: that goes on.
@@ -212,6 +214,14 @@ def stoppable(command: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except Exception as error:
+        # Each library has its own class for it, and not all name a file.
+        if "No space left on device" not in str(error) or not (folder / RESOLVED).exists():
+            raise
+        raise OSError(
+            f"{folder} cannot be written: no space is left on the disk; what was done is kept. "
+            f"Make room, then go on with: {command}"
+        ) from error
     except KeyboardInterrupt:
         if not (folder / RESOLVED).exists():
             raise KeyboardInterrupt("stopped before anything was done.") from None

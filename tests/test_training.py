@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from tiny_run import train_arguments, write_model, write_texts
 
 from agents import actor_critic
@@ -132,6 +133,20 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0
     assert len(read_records(run / "metrics.jsonl")) == 4
+
+
+def test_a_full_disk_is_told_with_the_folder_and_how_to_go_on(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("nmg.training_callback.write_checkpoint", full)
+    run = tmp_path / "run"
+    assert main([*arguments, "--output", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert f"{run} cannot be written: no space" in told
+    assert f"go on with: nmg train --resume {run}" in told
 
 
 def test_a_continual_run_keeps_no_more_weights_than_it_needs(arguments, tmp_path, monkeypatch):
