@@ -204,11 +204,14 @@ def reading(table: ComparisonTable) -> str:
     pairs, unit = table.pairs
     direction = "higher" if table.higher_is_better else "lower"
     likelihood = "" if by_likelihood(table) is None else f", and lower {LIKELIHOOD}"
-    # One pair has no sd, and the table shows none.
-    over = f"{pairs} {unit}" if pairs > 1 else f"{pairs} {unit.rstrip('s')}"
-    spread = f"; sd over {unit}" if pairs > 1 else ""
+    if pairs == 1:
+        one = unit.rstrip("s")
+        return (
+            f"1 {one}, the same for every masking; {direction} {table.headline}{likelihood} is "
+            f"better. One {one} gives no interval and no verdict; take more {unit}."
+        )
     return (
-        f"{over}, the same for every masking{spread}. "
+        f"{pairs} {unit}, the same for every masking; sd over {unit}. "
         f"Differences are paired, with Student's 95% interval; {direction} {table.headline}"
         f"{likelihood} is better. A verdict needs an interval that leaves zero out; each is wrong "
         "at most 5% of the time by itself, so expect one false alarm in twenty rows."

@@ -128,7 +128,10 @@ def test_ticks_span_the_data(low, high):
 def test_one_pair_is_written_in_the_singular_and_without_an_interval():
     scores = {"random": [{"nll": 1.0}], "policy": [{"nll": 1.2}]}
     table = tabulate(scores, headline="nll", higher_is_better=False, unit="episodes")
-    assert reading(table).startswith("1 episode, the same for every masking. ")
+    told = reading(table)
+    assert told.startswith("1 episode, the same for every masking; lower nll is better. ")
+    assert "false alarm" not in told
+    assert told.endswith("One episode gives no interval and no verdict; take more episodes.")
     lead = _lead(table)
     assert "over one episode" in lead
     assert "inf" not in lead
