@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,9 @@ def corpus_texts(paths: Sequence[Path], advice: str = "give it by --dataset") ->
 
     for path in paths:
         if {".csv", ".tsv"} & set(path.suffixes):
-            raise ValueError(f"{path} is a table, not plain text; {advice} {path}.")
+            raise ValueError(
+                f"{path} is a table, not plain text; {advice} {shlex.quote(str(path))}."
+            )
     return [text for path in paths for text in read_documents(path)]
 
 

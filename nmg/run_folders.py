@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -102,8 +103,8 @@ def check_free(folder: Path) -> None:
     """
     if (folder / RESOLVED).exists():
         raise ConfigError(
-            f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
-            "--name or --output."
+            f"{folder} already holds a run; go on with it by --resume {shlex.quote(str(folder))}, "
+            "or give another --name or --output."
         )
 
 

@@ -82,6 +82,14 @@ def test_runs_of_one_moment_get_folders_of_their_own_and_an_empty_one_goes(tmp_p
     assert not (tmp_path / "a").exists()
 
 
+def test_a_command_that_is_proposed_can_be_pasted(tmp_path, capsys):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    write_settings(folder, TrainingConfig())
+    assert main(["train", "--output", str(folder)]) == 2
+    assert f"--resume '{folder}'" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
 @pytest.mark.parametrize(
     "command",
