@@ -116,7 +116,7 @@ def write_training_report(
 ) -> None:
     """Curves of the metric, table and settings on one page."""
     sections = comparison_sections(table, "After training: fresh deals") if table else []
-    sections += _curves(records, metric, int(checkpoint.name))
+    sections += _curves(records, metric, int(checkpoint.name), compared=table is not None)
     sections.append(settings_section("Settings that differ from the defaults", differences(config)))
     sections.append(settings_section("All settings", flatten(config)))
     tokens = sum(sum(cost.values()) for record in records for cost in _token_costs(record))
@@ -153,7 +153,9 @@ def _lead(table: ComparisonTable | None) -> str:
     )
 
 
-def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> list[Section]:
+def _curves(
+    records: Sequence[Mapping[str, Any]], metric: str, chosen: int, *, compared: bool
+) -> list[Section]:
     sections = []
     if any("informative" in record for record in records):
         shares = {
@@ -166,10 +168,8 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
         chart = line_chart(
             shares, "episode", "share of masked tokens that are informative", marks=_mark(chosen)
         )
-        text = (
-            "What the agent masks while it explores, mean of five episodes; the policy by itself "
-            "is in the table above."
-        )
+        text = "What the agent masks while it explores, mean of five episodes"
+        text += "; the policy by itself is in the table above." if compared else "."
         sections.append(Section("What is masked", text, chart))
     rival = next((name for name in ("random", "opponent") if _gap(records, name, metric)), None)
     if rival is not None:

@@ -11,7 +11,7 @@ import pytest
 from nmg.comparison import as_json, as_text, reading, tabulate
 from nmg.report.charts import interval_chart, line_chart, ticks
 from nmg.report.page import Section, comparison_sections, settings_section, write_report
-from nmg.training_report import _lead
+from nmg.training_report import _curves, _lead
 
 
 def table(pairs: int = 5):
@@ -143,3 +143,10 @@ def test_a_gain_is_shown_against_zero_not_against_the_least_gain():
     heights = [float(dot.get("cy")) for dot in chart.iter("circle")]
     base = float(zero.get("y1"))
     assert (base - heights[1]) / (base - heights[0]) == pytest.approx(0.0178 / 0.0208, abs=0.005)
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_report_without_a_table_does_not_point_to_one(compared):
+    records = [{"episode": 0, "informative": {"agent": 0.3}, "score": {"agent": {"nll": 1.0}}}]
+    (masked,) = _curves(records, "nll", 1, compared=compared)
+    assert ("table" in masked.text) == compared
