@@ -256,6 +256,7 @@ def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):
     assert lines[0].split() == ["setting", "policy_neural", "other"]
     assert lines[1].split() == ["budget", "0.2", "0.4"]
     assert lines[2] == ""
+    assert lines[-1].count("none asked for") == 2
 
 
 def test_runs_are_told_apart_by_their_names(tmp_path, capsys, monkeypatch):
