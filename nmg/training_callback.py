@@ -53,10 +53,9 @@ def check_names(config: TrainingConfig, on: Setup) -> None:
         raise ConfigError(
             f"metric is {config.agent.metric!r}; it must be headline or one of {', '.join(known)}."
         )
-    if config.run.final_episodes:
-        deal = validation_deals(config, on.world, 1)[0]
-        for name in config.run.rivals:
-            strategy(name, on.world, deal.contexts, on.texts)
+    deal = validation_deals(config, on.world, 1)[0]
+    for name in config.run.rivals:
+        strategy(name, on.world, deal.contexts, on.texts)
 
 
 class Validation:

@@ -326,7 +326,7 @@ def test_a_wrong_metric_or_rival_is_told_before_training(arguments, tmp_path, ca
     run = tmp_path / "run"
     for flags, message in (
         (["--metric", "acuracy"], "metric is 'acuracy'; it must be headline or one of accuracy,"),
-        (["--rivals", "idff", "--final-episodes", "1"], "no strategy 'idff'; did you mean 'idf'?"),
+        (["--rivals", "idff"], "no strategy 'idff'; did you mean 'idf'?"),
     ):
         assert main([*arguments, *flags, "--output", str(run)]) == 2
         assert message in capsys.readouterr().err
