@@ -134,7 +134,9 @@ def _flag(leaf: Leaf) -> dict[str, Any]:
             raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 
     choices = _choices(item)
-    metavar = "{" + ",".join(choices) + "}" if choices else leaf.name.split("_")[-1].upper()
+    kinds = (item, *typing.get_args(item))
+    word = "N" if int in kinds else "X" if float in kinds else leaf.name.split("_")[-1].upper()
+    metavar = "{" + ",".join(choices) + "}" if choices else word
     return {"type": convert, "help": text, "metavar": metavar} | ({"nargs": "*"} if many else {})
 
 

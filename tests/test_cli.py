@@ -32,6 +32,7 @@ def test_every_program_explains_itself_with_examples(program, capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "examples:" in printed or program == "data"
+    assert "--checkpoint-every EVERY" not in printed
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(tmp_path):
@@ -74,6 +75,7 @@ def test_unknown_flags_and_programs_name_the_nearest(capsys):
         ("testbed --seed -1", "seed is -1"),
         ("train --model bert", "the testbed has one of its own"),
         ("train --continual-reset-every 3", "continual is off"),
+        ("train --task qa --dataset squad --max-length 100", "give a lower --stride, too"),
     ],
 )
 def test_numbers_out_of_range_are_one_sentence(arguments, message, capsys):
@@ -159,6 +161,7 @@ def broken(name: str, content: bytes | str):
         ("qa", broken("cut.json.gz", b"\x1f\x8b\x08\x00\x00"), "cut.json.gz"),
         ("qa", broken("shape.json", '{"rows": [1]}'), "shape.json"),
         ("classification", broken("empty.jsonl", ""), "empty.jsonl"),
+        ("classification", broken("semi.csv", "text;label\na;b\n"), "has ; between its columns"),
         ("classification", broken("torn.jsonl", '{"text": "a", "label'), "torn.jsonl"),
     ],
 )
