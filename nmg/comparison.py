@@ -154,7 +154,7 @@ def _row_cells(table: ComparisonTable, row: Row) -> list[str]:
     ]
     if row.versus is None:
         return [row.name, values[0], "", "the reference", *values[1:]]
-    interval = with_interval(row.versus, _digits(row.means[table.headline]))
+    interval = with_interval(row.versus, decimals(row.means[table.headline]))
     return [row.name, values[0], interval, row.versus.verdict, *values[1:]]
 
 
@@ -168,7 +168,7 @@ def with_interval(versus: Comparison, digits: int) -> str:
     return f"{versus.difference:+.{digits}f} [{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
 
 
-def _digits(mean: float) -> int:
+def decimals(mean: float) -> int:
     """Two decimals for percentages, three for likelihoods and shares."""
     return 2 if abs(mean) >= 10 else 3
 
@@ -177,7 +177,7 @@ def number(mean: float, deviation: float) -> str:
     """``71.25 ± 0.84``."""
     if math.isnan(mean):
         return "-"
-    digits = _digits(mean)
+    digits = decimals(mean)
     text = f"{mean:.{digits}f}"
     return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
 

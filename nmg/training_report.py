@@ -19,9 +19,8 @@ from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
 from nmg.maskings import controls, load_policy, measured, strategy
-from nmg.options import differences, flatten
 from nmg.report.charts import line_chart
-from nmg.report.page import Section, comparison_sections, settings_section, write_report
+from nmg.report.page import Section, comparison_sections, settings_sections, write_report
 from nmg.run_log import read_records
 
 POLICY = "policy"
@@ -117,8 +116,7 @@ def write_training_report(
     """Curves of the metric, table and settings on one page."""
     sections = comparison_sections(table, "After training: fresh deals") if table else []
     sections += _curves(records, metric, int(checkpoint.name), compared=table is not None)
-    sections.append(settings_section("Settings that differ from the defaults", differences(config)))
-    sections.append(settings_section("All settings", flatten(config)))
+    sections += settings_sections(config)
     tokens = sum(sum(cost.values()) for record in records for cost in _token_costs(record))
     facts = {
         "episodes": len(records),

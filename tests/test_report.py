@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 
 from nmg.comparison import as_json, as_text, reading, tabulate
+from nmg.config import TrainingConfig
+from nmg.options import build
 from nmg.report.charts import interval_chart, line_chart, ticks
-from nmg.report.page import Section, comparison_sections, settings_section, write_report
+from nmg.report.page import (
+    Section,
+    comparison_sections,
+    settings_section,
+    settings_sections,
+    write_report,
+)
 from nmg.training_report import _curves, _lead
 
 
@@ -150,3 +158,22 @@ def test_a_report_without_a_table_does_not_point_to_one(compared):
     records = [{"episode": 0, "informative": {"agent": 0.3}, "score": {"agent": {"nll": 1.0}}}]
     (masked,) = _curves(records, "nll", 1, compared=compared)
     assert ("table" in masked.text) == compared
+
+
+def test_an_axis_of_episodes_has_no_fractions():
+    chart = ET.fromstring(line_chart({"gain": [(1, 0.5), (3, 0.25)]}, "episode", "gain"))
+    below = [each.text for each in chart.iter("text") if each.get("class") == "tick mid"]
+    assert below == ["1", "2", "3"]
+
+
+def test_every_score_has_the_decimals_of_the_table():
+    *_, scores = comparison_sections(table(), "Test scores")
+    assert {len(cell.split(".")[1]) for row in scores.rows for cell in row[1:]} == {2}
+
+
+@pytest.mark.parametrize("task", ["testbed", "qa"])
+def test_settings_of_the_testbed_do_not_list_those_of_text(task):
+    _, everything = settings_sections(build(TrainingConfig, {"task": task}))
+    names = {name for name, _ in everything.rows}
+    assert "budget" in names
+    assert (task == "qa") == ("window" in names) == ("contexts" in names)
