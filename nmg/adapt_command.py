@@ -19,7 +19,7 @@ from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.corpora import add_source, source_texts
 from nmg.limits import refuse_diverged
 from nmg.online import ADVERSARIAL
-from nmg.options import ConfigError, add_flags, build, differences, given_flags
+from nmg.options import ConfigError, add_flags, build, differences, given_flags, user_path
 from nmg.run_folders import finite
 
 if TYPE_CHECKING:
@@ -90,9 +90,11 @@ def add_parser(subparsers: Any) -> None:
         help="e.g. idf or span; `adversarial` learns from the model's losses (default: random)",
     )
     who.add_argument(
-        "--policy", type=Path, metavar="DIR", help="a run, a checkpoint or a saved adversary"
+        "--policy", type=user_path, metavar="DIR", help="a run, a checkpoint or a saved adversary"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--output", type=user_path, required=True, metavar="DIR", help="folder to write"
+    )
     add_flags(parser, AdaptConfig, sources=False)
     parser.set_defaults(run=run)
 

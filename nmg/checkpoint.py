@@ -160,9 +160,14 @@ def chosen_checkpoint(run: Path, start: int = 0) -> Path:
 
 
 def described_choice(given: Path, checkpoint: Path) -> str:
-    """A checkpoint, and whether it was chosen or is what was given."""
+    """A checkpoint, and how it was chosen if it is not what was given."""
     was_given = checkpoint in (given, given / MASKING)
-    return f"{checkpoint}{'' if was_given else ' (chosen on training data)'}"
+    return f"{checkpoint}{'' if was_given else f' ({how_chosen(checkpoint)})'}"
+
+
+def how_chosen(checkpoint: Path) -> str:
+    """Why it is the one to use; without validation that is the last."""
+    return "chosen on training data" if "validation" in read_about(checkpoint) else "the last"
 
 
 def _validation(checkpoint: Path) -> float:

@@ -154,7 +154,7 @@ def _row_cells(table: ComparisonTable, row: Row) -> list[str]:
     ]
     if row.versus is None:
         return [row.name, values[0], "", "the reference", *values[1:]]
-    interval = with_interval(row.versus, _digits(row.means[table.headline]))
+    interval = with_interval(row.versus, decimals(row.means[table.headline]))
     return [row.name, values[0], interval, row.versus.verdict, *values[1:]]
 
 
@@ -168,7 +168,7 @@ def with_interval(versus: Comparison, digits: int) -> str:
     return f"{versus.difference:+.{digits}f} [{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
 
 
-def _digits(mean: float) -> int:
+def decimals(mean: float) -> int:
     """Two decimals for percentages, three for likelihoods and shares."""
     return 2 if abs(mean) >= 10 else 3
 
@@ -177,7 +177,7 @@ def number(mean: float, deviation: float) -> str:
     """``71.25 ± 0.84``."""
     if math.isnan(mean):
         return "-"
-    digits = _digits(mean)
+    digits = decimals(mean)
     text = f"{mean:.{digits}f}"
     return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
 
@@ -204,11 +204,14 @@ def reading(table: ComparisonTable) -> str:
     pairs, unit = table.pairs
     direction = "higher" if table.higher_is_better else "lower"
     likelihood = "" if by_likelihood(table) is None else f", and lower {LIKELIHOOD}"
-    # One pair has no sd, and the table shows none.
-    over = f"{pairs} {unit}" if pairs > 1 else f"{pairs} {unit.rstrip('s')}"
-    spread = f"; sd over {unit}" if pairs > 1 else ""
+    if pairs == 1:
+        one = unit.rstrip("s")
+        return (
+            f"1 {one}, the same for every masking; {direction} {table.headline}{likelihood} is "
+            f"better. One {one} gives no interval and no verdict; take more {unit}."
+        )
     return (
-        f"{over}, the same for every masking{spread}. "
+        f"{pairs} {unit}, the same for every masking; sd over {unit}. "
         f"Differences are paired, with Student's 95% interval; {direction} {table.headline}"
         f"{likelihood} is better. A verdict needs an interval that leaves zero out; each is wrong "
         "at most 5% of the time by itself, so expect one false alarm in twenty rows."

@@ -77,7 +77,10 @@ class DataConfig:
             self.task, corpus=self.corpus, reference=self.reference, labelled=self.labelled
         )
         if self.task == "qa" and not 0 <= self.stride < self.max_length:
-            raise ConfigError(f"stride is {self.stride}; it must be below max_length.")
+            raise ConfigError(
+                f"stride is {self.stride}; it must be at least 0 and below max_length, which is "
+                f"{self.max_length}: give a lower --stride, too."
+            )
         two_languages(self.languages)
         two_columns(self.columns)
 

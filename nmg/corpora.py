@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from envs.text.corpus import EmptyCorpusError
 from nmg.config import DataConfig
 from nmg.data_command import TASKS
 from nmg.limits import two_columns
+from nmg.options import user_path
 
 AS_TEXT = "write its texts by nmg corpus --output FILE.txt --file"
 """What to do with a table where there is no ``--dataset`` that would take it."""
@@ -21,17 +24,18 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     corpus = parser.add_mutually_exclusive_group(required=True)
     corpus.add_argument(
         "--corpus",
-        type=Path,
+        type=user_path,
         nargs="+",
         metavar="FILE",
         help="plain text, JSON lines, parquet, .gz",
     )
     corpus.add_argument(
         "--dataset",
+        type=os.path.expanduser,
         metavar="NAME|PATH",
         help="the training texts of a data set, or of a table (csv, jsonl ...); of pairs, both",
     )
-    parser.add_argument("--data-dir", type=Path, help="folder of the named data sets")
+    parser.add_argument("--data-dir", type=user_path, help="folder of the named data sets")
     parser.add_argument("--task", choices=TASKS, help="of the data set, where it does not tell")
     parser.add_argument(
         "--columns",
@@ -81,7 +85,9 @@ def corpus_texts(paths: Sequence[Path], advice: str = "give it by --dataset") ->
 
     for path in paths:
         if {".csv", ".tsv"} & set(path.suffixes):
-            raise ValueError(f"{path} is a table, not plain text; {advice} {path}.")
+            raise ValueError(
+                f"{path} is a table, not plain text; {advice} {shlex.quote(str(path))}."
+            )
     return [text for path in paths for text in read_documents(path)]
 
 

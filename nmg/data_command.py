@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nmg.options import user_path
+
 TASKS = ("qa", "classification", "generation")
 
 _DATA_HELP = """examples:
@@ -39,8 +41,9 @@ def add_parsers(subparsers: Any) -> None:
     _add_data_dir(listing)
     listing.set_defaults(run=run_list)
     checking = actions.add_parser("check", help="count rows, damage and overlap of a data set")
-    checking.add_argument("dataset", metavar="NAME|PATH", help="a name, a file, a folder or hub:…")
-    checking.add_argument("--test", metavar="NAME|PATH", help="another data set to test on")
+    named: dict[str, Any] = {"type": os.path.expanduser, "metavar": "NAME|PATH"}
+    checking.add_argument("dataset", help="a name, a file, a folder or hub:…", **named)
+    checking.add_argument("--test", help="another data set to test on", **named)
     _add_reading(checking)
     checking.set_defaults(run=run_check)
     corpus = subparsers.add_parser(
@@ -52,16 +55,18 @@ def add_parsers(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = corpus.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset", metavar="NAME|PATH", help="a data set: its training split")
-    source.add_argument("--file", type=Path, help="one file: all of it")
-    corpus.add_argument("--output", type=Path, required=True, help="the text file to write")
+    source.add_argument("--dataset", help="a data set: its training split", **named)
+    source.add_argument("--file", type=user_path, help="one file: all of it")
+    corpus.add_argument("--output", type=user_path, required=True, help="the text file to write")
     _add_reading(corpus)
     corpus.set_defaults(run=run_corpus)
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data-dir", type=Path, help="folder of the named data sets (else $NMG_DATA, else ./data)"
+        "--data-dir",
+        type=user_path,
+        help="folder of the named data sets (else $NMG_DATA, else ./data)",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nmg.checkpoint import read_object
 from nmg.comparison import number
-from nmg.options import read_settings
+from nmg.options import read_settings, user_path
 
 EXAMPLES = """examples:
   nmg diff output/testbed/tiny/a_neural output/testbed/tiny/b_neural
@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
+    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="a run folder")
     parser.set_defaults(run=run)
 
 
@@ -36,9 +36,11 @@ def run(args: argparse.Namespace) -> int:
     if len(args.runs) < 2:
         raise ValueError("One run differs from nothing; give at least two run folders.")
     names = telling_names(args.runs)
-    print(_columns("setting", names, differing([_settings(run) for run in args.runs])))
+    settings = [_settings(run) for run in args.runs]
+    results = [_results(run, its) for run, its in zip(args.runs, settings, strict=True)]
+    print(_columns("setting", names, differing(settings)))
     print()
-    print(_columns("result", names, side_by_side([_results(run) for run in args.runs])))
+    print(_columns("result", names, side_by_side(results)))
     return 0
 
 
@@ -75,10 +77,11 @@ def _settings(run: Path) -> dict[str, Any]:
     return read_settings(path)
 
 
-def _results(run: Path) -> dict[str, str]:
+def _results(run: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     path = run / "results.json"
     if not path.is_file():
-        return {"state": "no results yet"}
+        none_asked = settings.get("final_episodes") == 0
+        return {"state": "none asked for (final_episodes 0)" if none_asked else "no results yet"}
     results = read_object(path)
     try:
         if "headline" in results:

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from nmg.config_files import comparison_file
 from nmg.generation_config import NONE, GenerationComparison, GenerationConfig
-from nmg.options import add_flags, build, given_flags
-from nmg.run_folders import check_same, keep_results, run_folder, stoppable, write_settings
+from nmg.options import add_flags, build, given_flags, user_path
+from nmg.run_folders import (
+    check_same,
+    claimed,
+    keep_results,
+    run_folder,
+    stoppable,
+    write_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -56,10 +63,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
+    parser.add_argument("--config", type=user_path, metavar="FILE", help="YAML with names as below")
     parser.add_argument("--name", help="of the results (default: the time)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder; the same command there goes on"
+        "--output", type=user_path, metavar="DIR", help="folder; the same command there goes on"
     )
     add_flags(parser, GenerationConfig, sources=False)
     parser.set_defaults(run=run)
@@ -74,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
             "Give --model: a folder (make one with nmg new-lm) or a hub id such as t5-small."
         )
     folder = args.output or run_folder(config, args.name, "generation")
-    check_same(folder, config, FREE)
-    with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
-        compare_objectives(config, folder)
+    with claimed(folder, anew=not (args.output or args.name)) as folder:
+        check_same(folder, config, FREE)
+        with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
+            compare_objectives(config, folder)
     return 0
 
 
@@ -104,8 +112,7 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
     setup, rows = gather(config, model, task), arms(comparison)
     check_tables(folder, comparison, rows)
     scorers = make_scorers(config, model, task, {arm.kind for arm in rows})
-    # Only now: a comparison that could not begin leaves no folder behind.
-    folder.mkdir(parents=True, exist_ok=True)
+    # Only now: a comparison that could not begin leaves nothing behind.
     write_settings(folder, config)
     arms_text = "1 arm" if len(rows) == 1 else f"{len(rows)} arms"
     seeds_text = "1 seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmg.config import TESTBED_MODEL
+from nmg.options import user_path
 from nmg.painting import painted, use_colour
 
 if TYPE_CHECKING:
@@ -34,12 +36,16 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--policy", type=Path, metavar="DIR", help="a run folder or a checkpoint")
+    who.add_argument("--policy", type=user_path, metavar="DIR", help="a run folder or a checkpoint")
     who.add_argument("--strategy", metavar="NAME", help="a fixed strategy, e.g. idf or span")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", help="the text itself")
-    what.add_argument("--file", type=Path, help="a text file; - for standard input")
-    parser.add_argument("--model", help="language model (default: the policy's own, else minilm)")
+    what.add_argument("--file", type=user_path, help="a text file; - for standard input")
+    parser.add_argument(
+        "--model",
+        type=os.path.expanduser,
+        help="language model (default: the policy's own, else minilm)",
+    )
     parser.add_argument("--budget", type=float, help="share of the tokens (default: the policy's)")
     parser.add_argument("--window", type=int, default=254, help="tokens of a context")
     parser.add_argument("--seed", type=int, default=0, help="of strategies that draw")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from envs.folders import check_output, whole_folder
@@ -12,7 +11,7 @@ from envs.models.new_model import ModelSize
 from envs.models.new_tokenizer import Family
 from nmg.corpora import add_source, source_texts
 from nmg.limits import at_least
-from nmg.options import add_flags, build, given_flags
+from nmg.options import add_flags, build, given_flags, user_path
 
 if TYPE_CHECKING:
     from envs.models.checks import Head
@@ -72,7 +71,9 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     add_source(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--output", type=user_path, required=True, metavar="DIR", help="folder to write"
+    )
     add_flags(parser, _Parts, sources=False)
     parser.set_defaults(run=run)
 

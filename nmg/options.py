@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import os
 import textwrap
 import types
 import typing
@@ -87,6 +88,11 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
+def user_path(given: str) -> Path:
+    """What a flag means by a path: shells leave the ``~`` of ``--output=~/x`` as it is."""
+    return Path(os.path.expanduser(given))
+
+
 def add_flags(parser: argparse.ArgumentParser, cls: type, *, sources: bool = True) -> None:
     """Give ``parser`` a flag for every setting, grouped by part.
 
@@ -103,7 +109,9 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, *, sources: bool = Tru
             help=f"a file of configs/, by name, or `paper` or `default` for the task's own "
             f"({', '.join(preset_names())})",
         )
-        source.add_argument("--config", type=Path, metavar="FILE", help="YAML with names as below")
+        source.add_argument(
+            "--config", type=user_path, metavar="FILE", help="YAML with names as below"
+        )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for leaf in leaves(cls).values():
         group = groups.setdefault(leaf.part, parser.add_argument_group(f"{leaf.part} settings"))
@@ -126,7 +134,9 @@ def _flag(leaf: Leaf) -> dict[str, Any]:
             raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 
     choices = _choices(item)
-    metavar = "{" + ",".join(choices) + "}" if choices else leaf.name.split("_")[-1].upper()
+    kinds = (item, *typing.get_args(item))
+    word = "N" if int in kinds else "X" if float in kinds else leaf.name.split("_")[-1].upper()
+    metavar = "{" + ",".join(choices) + "}" if choices else word
     return {"type": convert, "help": text, "metavar": metavar} | ({"nargs": "*"} if many else {})
 
 
@@ -175,7 +185,8 @@ def _coerce_plain(name: str, kind: type, given: Any) -> Any:
         raise ConfigError(f"{name} is {given!r}; expected {_words(kind)}.") from None
     if kind is int and isinstance(given, float) and value != given:
         raise ConfigError(f"{name} is {given!r}; expected {_words(kind)}.")
-    return value
+    # No text begins with ~ but a path, and the shell does not see that of --model=~/x or of a file.
+    return os.path.expanduser(value) if kind is str else value
 
 
 def _words(kind: type) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from envs.folders import check_output
 from envs.models.prepare import PreparationSettings
 from nmg.corpora import AS_TEXT, corpus_texts
 from nmg.limits import refuse_diverged
-from nmg.options import add_flags, build, given_flags
+from nmg.options import add_flags, build, given_flags, user_path
 
 if TYPE_CHECKING:
     from envs.adaptation.jobs import Progress
@@ -48,16 +49,21 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", default="minilm", help="name or folder (default: minilm)")
+    parser.add_argument(
+        "--model",
+        type=os.path.expanduser,
+        default="minilm",
+        help="name or folder (default: minilm)",
+    )
     parser.add_argument(
         "--corpus",
-        type=Path,
+        type=user_path,
         nargs="+",
         required=True,
         metavar="FILE",
         help="plain text, JSON lines, parquet, .gz",
     )
-    parser.add_argument("--output", type=Path, help="folder to write (default: the cache)")
+    parser.add_argument("--output", type=user_path, help="folder to write (default: the cache)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     add_flags(parser, PreparationConfig, sources=False)

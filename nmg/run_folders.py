@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import shlex
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,11 @@ import yaml
 
 from envs.folders import check_writable, write_text
 from nmg.options import ConfigError, differences, flatten, leaves, read_settings
+
+try:
+    import fcntl
+except ImportError:  # on Windows: runs do not keep each other out
+    fcntl = None  # type: ignore[assignment]
 
 RESOLVED = "resolved.yaml"
 """By this file, which holds every setting, a folder is known to hold a run."""
@@ -27,6 +35,59 @@ def run_folder(config: Any, name: str | None, kind: str) -> Path:
     return Path("output", *parts, f"{name}_{kind}")
 
 
+@contextmanager
+def claimed(folder: Path, *, anew: bool = False) -> Iterator[Path]:
+    """A folder that no other run may write to meanwhile; a new one that stays empty goes again.
+
+    Args:
+        folder: ``NAME_KIND``, to write to.
+        anew: where there is a folder of that name, make ``NAME-2_KIND`` and so on.
+
+    Raises:
+        ValueError: if another run has it, or nothing can be written there.
+    """
+    check_writable(folder)
+    name, _, kind = folder.name.rpartition("_")
+    for number in itertools.count(2):
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=not anew)
+            break
+        except FileExistsError:
+            if not anew:
+                raise
+            folder = folder.with_name(f"{name}-{number}_{kind}")
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # something was written
+                for place in new:
+                    place.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # The folder itself is locked: no file is left behind, and a kill unlocks it.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder} is being written by another run; wait for its end, or give another "
+                "--name or --output."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_settings(folder: Path, config: Any) -> None:
     """Write ``config.yaml`` (what differs from the defaults) and ``resolved.yaml`` (everything)."""
     for name, values in (("config.yaml", differences(config)), (RESOLVED, flatten(config))):
@@ -38,13 +99,12 @@ def check_free(folder: Path) -> None:
     """See to it that the folder holds no run yet.
 
     Raises:
-        ValueError: if it does, or nothing can be written there.
+        ValueError: if it does.
     """
-    check_writable(folder)
     if (folder / RESOLVED).exists():
         raise ConfigError(
-            f"{folder} already holds a run; go on with it by --resume {folder}, or give another "
-            "--name or --output."
+            f"{folder} already holds a run; go on with it by --resume {shlex.quote(str(folder))}, "
+            "or give another --name or --output."
         )
 
 
@@ -57,9 +117,8 @@ def check_same(folder: Path, config: Any, free: Collection[str]) -> None:
         free: settings that may be others than before.
 
     Raises:
-        ValueError: if it holds another run, or nothing can be written there.
+        ValueError: if it holds another run.
     """
-    check_writable(folder)
     if not (folder / RESOLVED).is_file():
         return
     before, now = read_settings(folder / RESOLVED), flatten(config)
@@ -146,7 +205,9 @@ def listed(names: Collection[str]) -> str:
 
 @contextmanager
 def stoppable(command: str, folder: Path) -> Iterator[None]:
-    """Let a run that is stopped end with a word on how to go on; files are whole at any moment.
+    """Let a run that is stopped, by a full disk too, end with a word on how to go on.
+
+    Files are whole at any moment.
 
     Args:
         command: that goes on.
@@ -154,6 +215,14 @@ def stoppable(command: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except Exception as error:
+        # Each library has its own class for it, and not all name a file.
+        if "No space left on device" not in str(error) or not (folder / RESOLVED).exists():
+            raise
+        raise OSError(
+            f"{folder} cannot be written: no space is left on the disk; what was done is kept. "
+            f"Make room, then go on with: {command}"
+        ) from error
     except KeyboardInterrupt:
         if not (folder / RESOLVED).exists():
             raise KeyboardInterrupt("stopped before anything was done.") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmg.comparison import AGAIN, RANDOM
+from nmg.options import user_path
 
 if TYPE_CHECKING:
     from envs.adaptation.jobs import Executor
@@ -56,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--pairs", type=int, default=5, help="domains of each of them (default: 5)")
     parser.add_argument(
-        "--output", type=Path, help="folder for response.png and response.svg (extra: plots)"
+        "--output", type=user_path, help="folder for response.png and response.svg (extra: plots)"
     )
     parser.set_defaults(run=run)
 

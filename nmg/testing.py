@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle
-from nmg.options import add_flags, given_flags
+from nmg.options import add_flags, given_flags, user_path
 from nmg.run_folders import (
     check_same,
+    claimed,
     keep_results,
     run_folder,
     stoppable,
@@ -56,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument(
         "--policy",
         action="extend",
-        type=Path,
+        type=user_path,
         nargs="+",
         default=[],
         metavar="DIR",
@@ -76,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
     place = parser.add_argument_group("where the results go")
     place.add_argument("--name", help="of the results (default: the time)")
     place.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder; the same command there goes on"
+        "--output", type=user_path, metavar="DIR", help="folder; the same command there goes on"
     )
     add_flags(parser, TestingConfig)
     parser.set_defaults(run=run)
@@ -90,9 +91,10 @@ def run(args: argparse.Namespace) -> int:
         chosen_checkpoint(policy, args.start)  # a wrong path is told at once
     config = resolve(args)
     folder = args.output or run_folder(config, args.name, "test")
-    check_same(folder, config, FREE)
-    with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
-        compare_maskings(config, folder, args.policy, args.strategy, args.start)
+    with claimed(folder, anew=not (args.output or args.name)) as folder:
+        check_same(folder, config, FREE)
+        with stoppable(f"the same command with --output {shlex.quote(str(folder))}", folder):
+            compare_maskings(config, folder, args.policy, args.strategy, args.start)
     return 0
 
 
@@ -103,7 +105,24 @@ def resolve(args: argparse.Namespace) -> TestingConfig:
     flags = given_flags(TestingConfig, args)
     config = resolve_testing(flags, args.preset, from_file, trained)
     refuse_idle(config.data.task, flags)
+    _same_world(config.data.task, args.policy)
     return config
+
+
+def _same_world(task: str, policies: Sequence[Path]) -> None:
+    """Refuse policies of the testbed on text, and the other way round.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    for policy in policies:
+        learned_on = trained_settings(policy).get("task", task)
+        if learned_on != task and "testbed" in (learned_on, task):
+            on = "the testbed" if learned_on == "testbed" else f"text ({learned_on})"
+            raise ValueError(
+                f"The policy in {policy} was learned on {on}, but the task is {task}; it cannot "
+                "be used there, since the testbed has a model of its own."
+            )
 
 
 def compare_maskings(
@@ -123,8 +142,7 @@ def compare_maskings(
     on = build_test_setup(config)
     maskings, used = gather_maskings(config, on, policies, strategies, start)
     check_rows(folder, maskings, used, config.comparison.all_seeds)
-    # Only now: a comparison that could not begin leaves no folder behind.
-    folder.mkdir(parents=True, exist_ok=True)
+    # Only now: a comparison that could not begin leaves nothing behind.
     write_settings(folder, config)
     print(on.about)
     scores, predicted, seconds = score(config, folder, on, maskings)

@@ -8,8 +8,7 @@ from pathlib import Path
 from nmg.comparison import ComparisonTable
 from nmg.config import TestingConfig
 from nmg.forecast import duration
-from nmg.options import differences, flatten
-from nmg.report.page import comparison_sections, settings_section, write_report
+from nmg.report.page import comparison_sections, settings_section, settings_sections, write_report
 
 
 def write_testing_report(
@@ -32,8 +31,7 @@ def write_testing_report(
     sections = comparison_sections(table, "Scores on the test split")
     if policies:
         sections.append(settings_section("Policies", policies))
-    sections.append(settings_section("Settings that differ from the defaults", differences(config)))
-    sections.append(settings_section("All settings", flatten(config)))
+    sections += settings_sections(config)
     write_report(
         folder / "report.html",
         f"Meta-testing: {Path(data.dataset).name}, {Path(data.model).name}",

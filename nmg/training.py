@@ -21,10 +21,12 @@ from nmg.options import (
     differences,
     flatten,
     given_flags,
+    user_path,
 )
 from nmg.run_folders import (
     RESOLVED,
     check_free,
+    claimed,
     run_folder,
     stoppable,
     whole_settings,
@@ -67,8 +69,8 @@ def add_parser(subparsers: Any) -> None:
     )
     place = parser.add_argument_group("where the run goes")
     place.add_argument("--name", help="of the run (default: the time)")
-    place.add_argument("--output", type=Path, metavar="DIR", help="the run folder itself")
-    place.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run")
+    place.add_argument("--output", type=user_path, metavar="DIR", help="the run folder itself")
+    place.add_argument("--resume", type=user_path, metavar="DIR", help="go on with this run")
     add_flags(parser, TrainingConfig)
     parser.set_defaults(run=run)
 
@@ -76,15 +78,18 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve the settings, then train."""
     if args.resume is not None:
-        config, folder = _resumed(args), args.resume
+        config, folder, anew = _resumed(args), args.resume, False
     else:
         flags = given_flags(TrainingConfig, args)
         config = resolve_training(flags, args.preset, training_file(args.config))
         refuse_idle(config.data.task, flags)
         folder = args.output or run_folder(config, args.name, "neural")
-        check_free(folder)
-    with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
-        train(config, folder)
+        anew = not (args.output or args.name)
+    with claimed(folder, anew=anew) as folder:
+        if args.resume is None:
+            check_free(folder)
+        with stoppable(f"nmg train --resume {shlex.quote(str(folder))}", folder):
+            train(config, folder)
     return 0
 
 
@@ -116,14 +121,18 @@ def train(config: TrainingConfig, folder: Path) -> None:
     from nmg.training_callback import TrainingCallback, Validation, check_names
     from nmg.training_report import finish
 
+    latest = last_checkpoint(folder)
+    done = read_about(latest)["episode"] if latest else 0
+    if config.run.episodes < done:
+        raise ConfigError(
+            f"episodes is {config.run.episodes}, but {done} are done in {folder}; --episodes must "
+            f"be at least {done}."
+        )
     tune_runtime(threads=1)  # results must not depend on the machine's cores
     on = training_setup(config.data, config.episode)
     check_names(config, on)
-    # Only now: a run that could not begin leaves no folder behind.
-    folder.mkdir(parents=True, exist_ok=True)
+    # Only now: a run that could not begin leaves nothing behind.
     write_settings(folder, config)
-    latest = last_checkpoint(folder)
-    done = read_about(latest)["episode"] if latest else 0
     weights = folder / "weights" if config.episode.continual else None
     with (
         ProgressBar(

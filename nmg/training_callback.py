@@ -53,10 +53,9 @@ def check_names(config: TrainingConfig, on: Setup) -> None:
         raise ConfigError(
             f"metric is {config.agent.metric!r}; it must be headline or one of {', '.join(known)}."
         )
-    if config.run.final_episodes:
-        deal = validation_deals(config, on.world, 1)[0]
-        for name in config.run.rivals:
-            strategy(name, on, deal.contexts)
+    deal = validation_deals(config, on.world, 1)[0]
+    for name in config.run.rivals:
+        strategy(name, on, deal.contexts)
 
 
 class Validation:
@@ -183,8 +182,9 @@ class TrainingCallback(BaseCallback):
         self._started = time.perf_counter()
         self._bar.unit_done()
         if checkpoint:
-            about = {"weights": self._weights_after, **record.get("validation", {})}
-            about["validation"] = about.pop("gain", 0.0)
+            about: dict[str, Any] = {"weights": self._weights_after}
+            if gain is not None:
+                about["validation"] = gain
             write_checkpoint(self._folder, self._done, self._agent.save_state, about)
             self._weights_saved = self._weights_after
         if self._weights is not None:

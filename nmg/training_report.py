@@ -13,15 +13,14 @@ from envs.folders import write_text
 from envs.references import Policy
 from envs.world import Deal
 from nmg.assembly import Setup, learned_metric
-from nmg.checkpoint import chosen_checkpoint
+from nmg.checkpoint import chosen_checkpoint, how_chosen
 from nmg.comparison import RANDOM, ComparisonTable, as_json, as_text, tabulate, with_interval
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
 from nmg.maskings import controls, load_policy, measured, strategy
-from nmg.options import differences, flatten
 from nmg.report.charts import line_chart
-from nmg.report.page import Section, comparison_sections, settings_section, write_report
+from nmg.report.page import Section, comparison_sections, settings_sections, write_report
 from nmg.run_log import read_records
 
 POLICY = "policy"
@@ -49,7 +48,7 @@ def finish(config: TrainingConfig, folder: Path, on: Setup, executor: Executor) 
     seconds += time.perf_counter() - started
     metric, _ = learned_metric(config, on.task)
     write_training_report(config, folder, checkpoint, records, metric, table, seconds)
-    print(f"Policy: {checkpoint} (chosen on training data)")
+    print(f"Policy: {checkpoint} ({how_chosen(checkpoint)})")
     print(f"Report: {folder / 'report.html'}")
 
 
@@ -116,15 +115,14 @@ def write_training_report(
 ) -> None:
     """Curves of the metric, table and settings on one page."""
     sections = comparison_sections(table, "After training: fresh deals") if table else []
-    sections += _curves(records, metric, int(checkpoint.name))
-    sections.append(settings_section("Settings that differ from the defaults", differences(config)))
-    sections.append(settings_section("All settings", flatten(config)))
+    sections += _curves(records, metric, int(checkpoint.name), compared=table is not None)
+    sections += settings_sections(config)
     tokens = sum(sum(cost.values()) for record in records for cost in _token_costs(record))
     facts = {
         "episodes": len(records),
         "tokens through the language model": amount(tokens),
         "wall time": duration(seconds),
-        "checkpoint, chosen on training data": checkpoint.name,
+        f"checkpoint, {how_chosen(checkpoint)}": checkpoint.name,
     }
     data = config.data
     title = f"Meta-training: {Path(data.dataset).name}, {Path(data.model).name}, seed "
@@ -153,7 +151,9 @@ def _lead(table: ComparisonTable | None) -> str:
     )
 
 
-def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> list[Section]:
+def _curves(
+    records: Sequence[Mapping[str, Any]], metric: str, chosen: int, *, compared: bool
+) -> list[Section]:
     sections = []
     if any("informative" in record for record in records):
         shares = {
@@ -166,10 +166,8 @@ def _curves(records: Sequence[Mapping[str, Any]], metric: str, chosen: int) -> l
         chart = line_chart(
             shares, "episode", "share of masked tokens that are informative", marks=_mark(chosen)
         )
-        text = (
-            "What the agent masks while it explores, mean of five episodes; the policy by itself "
-            "is in the table above."
-        )
+        text = "What the agent masks while it explores, mean of five episodes"
+        text += "; the policy by itself is in the table above." if compared else "."
         sections.append(Section("What is masked", text, chart))
     rival = next((name for name in ("random", "opponent") if _gap(records, name, metric)), None)
     if rival is not None:

@@ -9,7 +9,8 @@ import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
 from nmg import assembly, cli
-from nmg.cli import PROGRAMS, main
+from nmg.cli import PROGRAMS, build_parser, main
+from nmg.testing import resolve
 
 
 def test_help_lists_every_program_and_imports_nothing_heavy():
@@ -31,6 +32,7 @@ def test_every_program_explains_itself_with_examples(program, capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "examples:" in printed or program == "data"
+    assert "--checkpoint-every EVERY" not in printed
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(tmp_path):
@@ -73,6 +75,7 @@ def test_unknown_flags_and_programs_name_the_nearest(capsys):
         ("testbed --seed -1", "seed is -1"),
         ("train --model bert", "the testbed has one of its own"),
         ("train --continual-reset-every 3", "continual is off"),
+        ("train --task qa --dataset squad --max-length 100", "give a lower --stride, too"),
     ],
 )
 def test_numbers_out_of_range_are_one_sentence(arguments, message, capsys):
@@ -158,6 +161,7 @@ def broken(name: str, content: bytes | str):
         ("qa", broken("cut.json.gz", b"\x1f\x8b\x08\x00\x00"), "cut.json.gz"),
         ("qa", broken("shape.json", '{"rows": [1]}'), "shape.json"),
         ("classification", broken("empty.jsonl", ""), "empty.jsonl"),
+        ("classification", broken("semi.csv", "text;label\na;b\n"), "has ; between its columns"),
         ("classification", broken("torn.jsonl", '{"text": "a", "label'), "torn.jsonl"),
     ],
 )
@@ -205,3 +209,14 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(FileNotFoundError):
         main(["train", "--config", "/absent.yaml", "--debug"])
+
+
+def test_the_home_of_the_user_is_understood_where_no_shell_has_seen_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("model: ~/model\ntest_dataset: ~/other")
+    args = build_parser("test").parse_args(["test", "--output=~/out", "--config=~/mine.yaml"])
+    config = resolve(args)
+    assert (args.output, config.data.model) == (tmp_path / "out", f"{tmp_path}/model")
+    assert config.comparison.test_dataset == f"{tmp_path}/other"
+    args = build_parser("data").parse_args(["data", "check", "~/x", "--data-dir=~/data"])
+    assert (args.dataset, args.data_dir) == (f"{tmp_path}/x", tmp_path / "data")

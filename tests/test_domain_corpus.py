@@ -119,7 +119,7 @@ def _given(arguments, flag) -> list[str]:
         ("absent.txt", None, "There is no file"),
         ("empty.txt", "\n", "is empty"),
         ("blank.jsonl", '{"text": ""}\n', "holds no text"),
-        ("table.csv", "text,label\na,b\n", "nmg corpus --output FILE.txt --file"),
+        ("a table.csv", "text,label\na,b\n", "nmg corpus --output FILE.txt --file '/"),
     ],
 )
 @pytest.mark.parametrize("program", ["train", "test", "noise"])

@@ -24,16 +24,21 @@ def model_folder(tmp_path, tiny_masked_lm, tiny_tokenizer) -> str:
     return str(tmp_path / "model")
 
 
-def test_own_corpus(tmp_path, model_folder, capsys):
+def test_own_corpus(tmp_path, model_folder, capsys, monkeypatch):
     corpus, labelled = tmp_path / "corpus.txt", tmp_path / "labelled.csv"
     corpus.write_text("\n\n".join(f"The river {i} flows to the sea." for i in range(20)))
     rows = [f"The {w} number {i}.,{w}" for i in range(15) for w in ("river", "bridge")]
     labelled.write_text("\n".join(["text,label", *rows]))
     sizes = ["--contexts", "4", "--episodes", "2"]
-    example("own_corpus").main([str(corpus), str(labelled), "--model", model_folder, *sizes])
+    arguments = [str(corpus), str(labelled), "--model", model_folder, *sizes]
+    example("own_corpus").main(arguments)
     shown = capsys.readouterr().out
-    assert "\x1b[" in shown
+    assert "\x1b[" not in shown
+    assert shown.count("]") >= 3
     assert shown.count("gain over random") == 3
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    example("own_corpus").main([*arguments, "--strategies", "idf"])
+    assert "\x1b[" in capsys.readouterr().out
 
 
 def test_register_custom_env(model_folder, capsys):

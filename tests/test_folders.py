@@ -9,6 +9,8 @@ import pytest
 
 from envs.folders import check_output, whole_folder
 from nmg.cli import main
+from nmg.config import TrainingConfig
+from nmg.run_folders import claimed, write_settings
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
@@ -78,3 +80,35 @@ def test_files_that_were_made_private_are_not_left_so(tmp_path) -> None:
             path.touch(mode=0o600)
     for path in (tmp_path / "model").rglob("weights"):
         assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_runs_of_one_moment_get_folders_of_their_own_and_an_empty_one_goes(tmp_path):
+    folder = tmp_path / "new" / "now_neural"
+    with claimed(folder, anew=True) as first, claimed(folder, anew=True) as second:
+        assert (first, second.name) == (folder, "now-2_neural")
+        (second / "config.yaml").touch()
+    assert [path.name for path in tmp_path.rglob("*_neural")] == ["now-2_neural"]
+    with pytest.raises(RuntimeError), claimed(tmp_path / "a" / "b"):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_command_that_is_proposed_can_be_pasted(tmp_path, capsys):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    write_settings(folder, TrainingConfig())
+    assert main(["train", "--output", str(folder)]) == 2
+    assert f"--resume '{folder}'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+@pytest.mark.parametrize(
+    "command",
+    ["train --output", "train --resume", "test --output", "generation --model absent --output"],
+)
+def test_no_run_writes_to_the_folder_of_another_that_is_running(command, tmp_path, capsys):
+    arguments = [*command.split(), str(tmp_path)]
+    write_settings(tmp_path, TrainingConfig())
+    with claimed(tmp_path):
+        assert main(arguments) == 2
+    assert "is being written by another run" in capsys.readouterr().err

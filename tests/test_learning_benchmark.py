@@ -69,3 +69,19 @@ def test_tables_and_plot_come_from_the_files_and_leave_the_page_around_them(
     assert "old" not in written
     assert written.count("| default agent |") == 1
     assert (docs / "learning.png").stat().st_size > 1000
+
+
+def test_the_plot_gives_every_row_a_colour_and_its_name_beside_the_curves(
+    report, tmp_path, monkeypatch
+) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn = []
+    monkeypatch.setattr(figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    runs = {row.name: [{"points": points(0.3, 0.5, 0.9, 0.95)}] for row in report.ROWS}
+    report.plot(runs, "standard", tmp_path / "learning.png")
+    drawn[0].draw_without_rendering()
+    for axis in drawn[0].axes:
+        colours = [line.get_color() for line in axis.get_lines() if line.get_marker() == "."]
+        assert len(set(colours)) == len(colours) > 3
+        assert axis.get_legend().get_window_extent().x0 >= axis.get_window_extent().x1
+        assert not any("$" in label.get_text() for label in axis.get_xticklabels(which="both"))

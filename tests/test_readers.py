@@ -139,7 +139,10 @@ def test_misplaced_answers_are_counted_and_skipped_or_an_error(tmp_path):
     )
     loaded = read_examples(path, "qa")
     assert [(each.id, each.answers) for each in loaded.examples] == [("a", (("Arden", 29),))]
-    assert loaded.skipped == {"answers not at their offset": 2, "questions without an answer": 2}
+    assert loaded.skipped == {
+        "answers not at their offset": 2,
+        "questions left without an answer": 2,
+    }
     with pytest.raises(DataError, match=r"not at their offset, at question a"):
         read_examples(path, "qa", strict=True)
 
@@ -338,6 +341,8 @@ def test_missing_damaged_and_wrongly_encoded_files(tmp_path):
 def test_rows_that_do_not_tell_their_task(tmp_path):
     with pytest.raises(DataError, match="add --task"):
         guess_task(write(tmp_path / "x.csv", "a,b\n1,2\n"))
+    with pytest.raises(DataError, match="holds no rows"):
+        guess_task(write(tmp_path / "x.csv", "text,label\n"))
     with pytest.raises(DataError, match="has no text"):
         read_documents(write(tmp_path / "y.jsonl", [{"a": 1}]))
 

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from nmg.comparison import as_json, as_text, reading, tabulate
+from nmg.config import TrainingConfig
+from nmg.options import build
 from nmg.report.charts import interval_chart, line_chart, ticks
-from nmg.report.page import Section, comparison_sections, settings_section, write_report
-from nmg.training_report import _lead
+from nmg.report.page import (
+    Section,
+    comparison_sections,
+    settings_section,
+    settings_sections,
+    write_report,
+)
+from nmg.training_report import _curves, _lead
 
 
 def table(pairs: int = 5):
@@ -128,7 +136,10 @@ def test_ticks_span_the_data(low, high):
 def test_one_pair_is_written_in_the_singular_and_without_an_interval():
     scores = {"random": [{"nll": 1.0}], "policy": [{"nll": 1.2}]}
     table = tabulate(scores, headline="nll", higher_is_better=False, unit="episodes")
-    assert reading(table).startswith("1 episode, the same for every masking. ")
+    told = reading(table)
+    assert told.startswith("1 episode, the same for every masking; lower nll is better. ")
+    assert "false alarm" not in told
+    assert told.endswith("One episode gives no interval and no verdict; take more episodes.")
     lead = _lead(table)
     assert "over one episode" in lead
     assert "inf" not in lead
@@ -140,3 +151,29 @@ def test_a_gain_is_shown_against_zero_not_against_the_least_gain():
     heights = [float(dot.get("cy")) for dot in chart.iter("circle")]
     base = float(zero.get("y1"))
     assert (base - heights[1]) / (base - heights[0]) == pytest.approx(0.0178 / 0.0208, abs=0.005)
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_report_without_a_table_does_not_point_to_one(compared):
+    records = [{"episode": 0, "informative": {"agent": 0.3}, "score": {"agent": {"nll": 1.0}}}]
+    (masked,) = _curves(records, "nll", 1, compared=compared)
+    assert ("table" in masked.text) == compared
+
+
+def test_an_axis_of_episodes_has_no_fractions():
+    chart = ET.fromstring(line_chart({"gain": [(1, 0.5), (3, 0.25)]}, "episode", "gain"))
+    below = [each.text for each in chart.iter("text") if each.get("class") == "tick mid"]
+    assert below == ["1", "2", "3"]
+
+
+def test_every_score_has_the_decimals_of_the_table():
+    *_, scores = comparison_sections(table(), "Test scores")
+    assert {len(cell.split(".")[1]) for row in scores.rows for cell in row[1:]} == {2}
+
+
+@pytest.mark.parametrize("task", ["testbed", "qa"])
+def test_settings_of_the_testbed_do_not_list_those_of_text(task):
+    _, everything = settings_sections(build(TrainingConfig, {"task": task}))
+    names = {name for name, _ in everything.rows}
+    assert "budget" in names
+    assert (task == "qa") == ("window" in names) == ("contexts" in names)

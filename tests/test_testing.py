@@ -17,11 +17,12 @@ from envs.text.corpus import build_corpus
 from nmg import forecast
 from nmg.cli import main
 from nmg.comparison import as_json, tabulate
-from nmg.config import TestingConfig
+from nmg.config import TestingConfig, TrainingConfig
 from nmg.mask_command import mask_corpus, masked_spans
 from nmg.maskings import policy_name
 from nmg.options import build, read_settings
 from nmg.painting import painted
+from nmg.run_folders import write_settings
 from nmg.testing import gather_maskings
 from nmg.testing_setup import build_test_setup
 from tests.conftest import SENTENCES
@@ -134,6 +135,26 @@ def test_a_policy_for_another_vocabulary_is_refused(run, capsys):
     assert "agent.json is damaged (it holds a list)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "flags", "words"),
+    [
+        ({}, "--task qa --dataset squad", "on the testbed, but the task is qa"),
+        (
+            {"task": "qa", "dataset": "squad", "model": "bert"},
+            "--task testbed --dataset easy",
+            "on text (qa), but the task is testbed",
+        ),
+    ],
+)
+def test_a_policy_of_the_testbed_is_not_used_on_text(settings, flags, words, tmp_path, capsys):
+    write_settings(tmp_path, build(TrainingConfig, settings))
+    (tmp_path / "agent.json").touch()
+    out = tmp_path / "out"
+    command = ["test", "--policy", str(tmp_path), *flags.split(), "--output", str(out)]
+    assert main(command) == 2
+    assert f"{tmp_path} was learned {words}; it cannot be used there" in capsys.readouterr().err
+
+
 def test_a_run_called_as_a_strategy_keeps_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr("nmg.maskings.load_policy", lambda *args: "learned")
     config = build(TestingConfig, {"controls": False})
@@ -235,6 +256,7 @@ def test_runs_are_compared_by_what_differs(run, tmp_path, capsys):
     assert lines[0].split() == ["setting", "policy_neural", "other"]
     assert lines[1].split() == ["budget", "0.2", "0.4"]
     assert lines[2] == ""
+    assert lines[-1].count("none asked for") == 2
 
 
 def test_runs_are_told_apart_by_their_names(tmp_path, capsys, monkeypatch):

@@ -6,13 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from tiny_run import train_arguments, write_model, write_texts
 
 from agents import actor_critic
 from agents.rollouts import Rollouts
 from envs.adaptation.scorer import Scorer
 from nmg import forecast
-from nmg.checkpoint import checkpoints, chosen_checkpoint, read_about, write_checkpoint
+from nmg.checkpoint import (
+    checkpoints,
+    chosen_checkpoint,
+    described_choice,
+    read_about,
+    write_checkpoint,
+)
 from nmg.cli import main
 from nmg.options import read_settings
 from nmg.run_log import RunLog, read_records
@@ -126,6 +133,20 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0
     assert len(read_records(run / "metrics.jsonl")) == 4
+
+
+def test_a_full_disk_is_told_with_the_folder_and_how_to_go_on(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("nmg.training_callback.write_checkpoint", full)
+    run = tmp_path / "run"
+    assert main([*arguments, "--output", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert f"{run} cannot be written: no space" in told
+    assert f"go on with: nmg train --resume {run}" in told
 
 
 def test_a_continual_run_keeps_no_more_weights_than_it_needs(arguments, tmp_path, monkeypatch):
@@ -288,7 +309,11 @@ def test_a_run_that_is_stopped_before_it_began_does_not_say_how_to_go_on(
 
 def test_a_resumed_run_must_stay_the_same_run(arguments, tmp_path, capsys):
     run = tmp_path / "run"
-    assert main([*arguments, "--episodes", "1", "--output", str(run)]) == 0
+    assert main([*arguments, "--episodes", "2", "--output", str(run)]) == 0
+    settings = (run / "resolved.yaml").read_bytes()
+    assert main(["train", "--resume", str(run), "--episodes", "1"]) == 2
+    assert "2 are done in" in capsys.readouterr().err
+    assert (run / "resolved.yaml").read_bytes() == settings
     assert main(["train", "--resume", str(run), "--budget", "0.4"]) == 2
     assert "--budget is 0.4 but the run" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "absent")]) == 2
@@ -301,7 +326,7 @@ def test_a_wrong_metric_or_rival_is_told_before_training(arguments, tmp_path, ca
     run = tmp_path / "run"
     for flags, message in (
         (["--metric", "acuracy"], "metric is 'acuracy'; it must be headline or one of accuracy,"),
-        (["--rivals", "idff", "--final-episodes", "1"], "no strategy 'idff'; did you mean 'idf'?"),
+        (["--rivals", "idff"], "no strategy 'idff'; did you mean 'idf'?"),
     ):
         assert main([*arguments, *flags, "--output", str(run)]) == 2
         assert message in capsys.readouterr().err
@@ -335,6 +360,14 @@ def test_an_episode_without_the_random_reference(arguments, tmp_path, capsys):
     alone = ["--no-random-reference", "--self-play", "none", "--output", str(tmp_path / "other")]
     assert main([*arguments, *alone]) == 2
     assert "nothing is left to compare" in capsys.readouterr().err
+
+
+def test_without_validation_the_checkpoint_is_the_last_and_said_to_be(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*arguments, "--validation-episodes", "0", "--output", str(run)]) == 0
+    assert f"Policy: {run / 'checkpoints/000004'} (the last)" in capsys.readouterr().out
+    assert "chosen on" not in (run / "report.html").read_text()
+    assert described_choice(run, chosen_checkpoint(run)).endswith("000004 (the last)")
 
 
 @pytest.mark.slow

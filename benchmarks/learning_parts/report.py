@@ -177,9 +177,11 @@ def _first(
 
 def plot(runs: Runs, setting: str, path: Path) -> None:
     """Closed part of the gap against episodes and seconds; lines are medians, bands ranges."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure = Figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, 2)
     learners = [row for row in ROWS if row.group != "ingredient" and row.name in runs]
     changed = [row for row in ROWS if row.group != "other" and row.name in runs]
@@ -195,16 +197,20 @@ def plot(runs: Runs, setting: str, path: Path) -> None:
         (axes[1][1], changed, words, "episode", "words: the default agent with one thing changed"),
     )
     for axis, rows, measure, across, title in panels:
+        axis.set_prop_cycle(color=colormaps["tab20"].colors)
         for number, row in enumerate(rows):
             _curve(axis, runs[row.name], measure, across, row.name, number)
         axis.axhline(1, color="grey", linewidth=0.8, linestyle="dotted")
         axis.axhline(0, color="grey", linewidth=0.8)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(-0.6, 1.15)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("processor seconds" if across == "cpu" else "episodes")
         axis.set_ylabel("closed part of the gap")
-        axis.legend(fontsize=7, ncols=2 if len(rows) > 8 else 1)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
 
 

@@ -177,6 +177,9 @@ def _delimited_rows(path: Path) -> Iterator[Row]:
             strict=True,
         )
         try:
+            header = reader.fieldnames or [""]
+            if len(header) == 1 and ";" in header[0]:
+                raise DataError(f"{path} has ; between its columns; save it with commas instead.")
             for row in reader:
                 where = f"line {reader.line_num} of {path}"
                 if None in row or None in row.values():

@@ -114,7 +114,7 @@ def _question(
     for _ in range(0 if impossible else len(spans) - len(answers)):
         skips.add("answers not at their offset", where)
     if not answers and not impossible:
-        skips.add("questions without an answer", where)
+        skips.add("questions left without an answer", where)
         return None
     # Development sets repeat answers, one per annotator: the number of votes is kept.
     accepted = () if impossible else _accepted(qa, where, {_plain(text) for text, _ in answers})

@@ -130,7 +130,10 @@ def guess_task(path: str | Path) -> str:
         if line.startswith("###"):
             return "classification"
     else:
-        for where, value in islice(read_rows(path), 2):
+        rows = list(islice(read_rows(path), 2))
+        if not rows:
+            raise DataError(f"{path} holds no rows; expected at least one.")
+        for where, value in rows:
             if is_questions(mapping(value, where)):
                 return "qa"
             for task, columns in COLUMNS.items():

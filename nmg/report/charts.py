@@ -45,6 +45,8 @@ def line_chart(
     y_ticks = ticks(min([0.0, *(y for _, y in flat)]), max([0.0, *(y for _, y in flat)]), 5)
     x_of = _scale(x_ticks, LEFT, WIDTH - RIGHT)
     y_of = _scale(y_ticks, HEIGHT - BOTTOM, TOP + 18)
+    if all(float(x).is_integer() for x, _ in flat):  # there is no half an episode
+        x_ticks = [x for x in x_ticks if x.is_integer()]
     parts = [_grid(x_ticks, y_ticks, x_of, y_of, HEIGHT), _axis_labels(x_label, y_label, HEIGHT)]
     parts.append(_line("zero", LEFT, WIDTH - RIGHT, y_of(0.0), y_of(0.0)))
     for x, word in marks:

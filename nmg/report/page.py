@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmg.comparison import ComparisonTable, by_likelihood, cells, reading
+from nmg.comparison import ComparisonTable, by_likelihood, cells, decimals, reading
+from nmg.limits import OF_TEXT
+from nmg.options import differences, flatten
 from nmg.report.charts import interval_chart
 
 
@@ -59,10 +61,11 @@ def comparison_sections(table: ComparisonTable, title: str) -> list[Section]:
     """The table, its intervals as a picture, and every single score, folded."""
     header, rows = cells(table)
     pairs, unit = table.pairs
-    single = [
-        [row.name, *(f"{pair[table.headline]:.4g}" for pair in table.scores[row.name])]
-        for row in table.rows
-    ]
+    single = []
+    for row in table.rows:
+        digits = decimals(row.means[table.headline])
+        scores = [f"{pair[table.headline]:.{digits}f}" for pair in table.scores[row.name]]
+        single.append([row.name, *scores])
     likelihood = by_likelihood(table)
     more = []
     if likelihood is not None:
@@ -76,6 +79,16 @@ def comparison_sections(table: ComparisonTable, title: str) -> list[Section]:
             rows=single,
             folded=True,
         ),
+    ]
+
+
+def settings_sections(config: Any) -> list[Section]:
+    """What differs from the defaults, and everything; on the testbed without what is of text."""
+    idle = OF_TEXT if config.data.task == "testbed" else ()
+    everything = {name: value for name, value in flatten(config).items() if name not in idle}
+    return [
+        settings_section("Settings that differ from the defaults", differences(config)),
+        settings_section("All settings", everything),
     ]
 
 
