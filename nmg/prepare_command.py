@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) -> Forecast:
-    from envs.models.prepare import train_masked_lm
+    from envs.models.prepare import head_weights, train_masked_lm
     from nmg.forecast import Forecast, seconds_a_step
 
     weights = lm.snapshot()
@@ -128,7 +128,8 @@ def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) 
 
         return train
 
-    counts = {"head_steps": settings.head_steps, "steps": settings.steps}
+    head_steps = settings.head_steps if head_weights(lm) else 0
+    counts = {"head_steps": head_steps, "steps": settings.steps}
     seconds = sum(n * seconds_a_step(trial(kind), n) for kind, n in counts.items() if n)
     steps = sum(counts.values())
     length = float(np.mean([len(context) for context in corpus]))

@@ -208,6 +208,13 @@ def test_a_head_without_weights_of_its_own_has_no_steps_of_its_own(bpe_tokenizer
     assert np.mean(losses[-5:]) < losses[0]
 
 
+def test_steps_that_a_head_has_not_are_not_forecast(folder, tmp_path, capsys):
+    arguments = ["--model", str(folder("bart")), "--output", str(tmp_path / "out")]
+    arguments += ["--corpus", str(folder.corpus), "--steps", "2", "--head-steps", "5"]
+    assert main(["prepare-lm", *arguments, "--batch", "4", "--window", "40"]) == 0
+    assert "Forecast: 2 steps" in capsys.readouterr().out
+
+
 def test_preparing_leaves_what_is_frozen_as_it_is(corpus, tiny_masked_lm, tiny_tokenizer):
     frozen = tiny_masked_lm.bert.embeddings.position_embeddings.weight.requires_grad_(False)
     lm, before = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer), frozen.clone()

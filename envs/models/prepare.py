@@ -76,9 +76,8 @@ def train_masked_lm(
     """Train in place; the loss is the mean over the masked tokens of a batch."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    encoder = {id(p) for p in lm.model.base_model.parameters()}
     everything = [p for p in lm.model.parameters() if p.requires_grad]
-    head = [p for p in everything if id(p) not in encoder]
+    head = head_weights(lm)
     lm.model.train()
     head_steps = settings.head_steps if head else 0
     total = head_steps + settings.steps
@@ -100,6 +99,12 @@ def train_masked_lm(
         progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
     for parameter in everything:
         parameter.requires_grad_(True)
+
+
+def head_weights(lm: LanguageModel) -> list[nn.Parameter]:
+    """Those that the head alone has, without the frozen ones."""
+    encoder = {id(p) for p in lm.model.base_model.parameters()}
+    return [p for p in lm.model.parameters() if p.requires_grad and id(p) not in encoder]
 
 
 def _warm_cosine(done: float) -> float:
