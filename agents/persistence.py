@@ -180,13 +180,13 @@ def load_state(agent: MaskingActorCritic, folder: Path) -> None:
         )
     replay = files.read_tensors(folder / "replay.safetensors")
     moments = files.read_tensors(folder / "optimizers.safetensors")
+    rngs, opponents = state["opponent_rngs"], agent.players.opponents
+    if isinstance(rngs, list) and len(rngs) != len(opponents):
+        raise ValueError(
+            f"The state in '{folder}' is of {len(rngs)} environments, the agent has "
+            f"{len(opponents)}; resume with as many as the run was started with."
+        )
     try:
-        found = len(state["opponent_rngs"])
-        if found != len(agent.players.opponents):
-            raise ValueError(
-                f"The state in '{folder}' is of {found} environments, the agent has "
-                f"{len(agent.players.opponents)}; resume with as many as the run was started with."
-            )
         _fill_state(agent, folder, about, state, replay, moments)
     except DAMAGE as error:
         raise files.mismatch(folder / STATE, "replay.safetensors", error) from error
