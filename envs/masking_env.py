@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from envs.references import (
     reference_masks,
     resolve_references,
 )
-from envs.rendering import masked_text
+from envs.rendering import masked_text, use_colour
 from envs.reward import AGENT, Reward, compares, resolve_reward
 from envs.spaces import Observation
 from envs.world import World
@@ -335,7 +336,7 @@ class MaskingEnv(gym.Env[Any, np.ndarray]):
             raise gym.error.ResetNeeded("There is no episode to show: call reset first.")
         masks = self._episode.masks or [np.zeros(self.world.max_length, np.int8)]
         context = self._episode.deal.contexts[len(masks) - 1]
-        return masked_text(context, masks[-1], self.world.tokenizer)
+        return masked_text(context, masks[-1], self.world.tokenizer, use_colour(sys.stdout))
 
 
 def _known(options: Mapping[str, Any], continual: bool) -> Mapping[str, Any]:

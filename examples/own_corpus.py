@@ -9,7 +9,6 @@ nmg train --task classification --dataset labelled.csv --corpus corpus.txt --mod
 """
 
 import argparse
-import re
 import sys
 
 import numpy as np
@@ -17,7 +16,6 @@ import numpy as np
 from agents.strategies import make_strategy
 from envs.building import make_classification_env
 from envs.text.readers import read_documents
-from nmg.painting import use_colour
 
 
 def main(arguments=None):
@@ -52,10 +50,7 @@ def main(arguments=None):
             gains.append(gain)
             accuracies.append([score["accuracy"] for score in info["scores"].values()])
         ours, random, none = np.mean(accuracies, axis=0)
-        shown = env.render()
-        if not use_colour(sys.stdout):
-            shown = re.sub(r"\x1b\[[\d;]+m(.+?)\x1b\[0m", r"[\1]", shown)
-        print(f"\n{name}: {shown}")
+        print(f"\n{name}: {env.render()}")
         print(f"accuracy {ours:.1f} (random {random:.1f}, no further pre-training {none:.1f})")
         spread = f" +- {np.std(gains, ddof=1):.3f}" if len(gains) > 1 else ""
         print(f"gain over random {np.mean(gains):+.3f}{spread} nats, {len(gains)} episodes")

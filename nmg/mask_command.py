@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from envs.rendering import painted, use_colour
 from nmg.config import TESTBED_MODEL
 from nmg.options import user_path
-from nmg.painting import painted, use_colour
 
 if TYPE_CHECKING:
     from envs.text.corpus import Corpus

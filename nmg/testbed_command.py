@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _shown(context: Any, best: Any, tokenizer: Any) -> str:
-    from nmg.painting import painted, use_colour
+    from envs.rendering import painted, use_colour
 
     words, spans, at = [], [], 0
     for token, informative in zip(context.input_ids, best, strict=True):

@@ -402,12 +402,14 @@ def test_references_that_cannot_be_are_refused_before_a_job_runs(tiny_tokenizer,
     assert not env.executor.jobs
 
 
-def test_render_highlights_the_masked_words(tiny_tokenizer, capsys):
+def test_render_marks_the_masked_words(tiny_tokenizer, capsys, monkeypatch):
     env = stub_env(tiny_tokenizer, render_mode="ansi", budget=0.05)
     observation, _ = env.reset(seed=0)
-    assert "\x1b[" not in env.render()
+    assert "[" not in env.render()
     env.step(first_maskable(observation))
-    assert env.render().count("\x1b[43m") == 1
+    assert env.render().count("[") == 1
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert env.render().count("\x1b[1;") == 1
     human = stub_env(tiny_tokenizer, render_mode="human")
     human.reset(seed=0)
     assert capsys.readouterr().out

@@ -12,6 +12,7 @@ from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
 from envs.models.loading import load_language_model
+from envs.rendering import painted
 from envs.spaces import token_budget
 from envs.text.corpus import build_corpus
 from nmg import forecast
@@ -21,7 +22,6 @@ from nmg.config import TestingConfig, TrainingConfig
 from nmg.mask_command import mask_corpus, masked_spans
 from nmg.maskings import policy_name
 from nmg.options import build, read_settings
-from nmg.painting import painted
 from nmg.run_folders import write_settings
 from nmg.testing import gather_maskings
 from nmg.testing_setup import build_test_setup
