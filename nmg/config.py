@@ -12,7 +12,14 @@ from typing import Any, Literal
 
 from agents.settings import AgentSettings
 from envs.adaptation.jobs import AdaptationSettings
-from nmg.limits import at_least, for_labelled_text, seed_fits, two_columns, two_languages
+from nmg.limits import (
+    at_least,
+    for_labelled_text,
+    is_share,
+    seed_fits,
+    two_columns,
+    two_languages,
+)
 from nmg.options import ConfigError, build, coerce, leaves, read_preset
 
 TaskName = Literal["testbed", "qa", "classification", "generation"]
@@ -117,11 +124,7 @@ class EpisodeConfig:
             train_examples=self.train_examples,
             score_examples=self.score_examples,
         )
-        if not 0 < self.budget <= 1:
-            raise ConfigError(
-                f"budget is {self.budget}; it is the share of tokens that may be masked, "
-                "above 0 and at most 1."
-            )
+        is_share(budget=self.budget)
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
         if self.continual_reset_every is not None:
@@ -209,11 +212,7 @@ class ComparisonConfig:
         at_least(
             0, contexts=self.contexts, examples=self.examples, test_examples=self.test_examples
         )
-        if not 0 < self.budget <= 1:
-            raise ConfigError(
-                f"budget is {self.budget}; it is the share of tokens that is masked, "
-                "above 0 and at most 1."
-            )
+        is_share(budget=self.budget)
 
     @property
     def all_seeds(self) -> range:

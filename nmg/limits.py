@@ -22,6 +22,15 @@ def at_least(least: int, **values: int | None) -> None:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
+def is_share(**values: float) -> None:
+    """Refuse a share of tokens, given by its setting's name, that is none."""
+    for name, value in values.items():
+        if not 0 < value <= 1:
+            raise ConfigError(
+                f"{name} is {value}; it is a share of the tokens, above 0 and at most 1."
+            )
+
+
 def seed_fits(**values: int) -> None:
     """Refuse a seed, given by its setting's name, that a generator would not take."""
     for name, value in values.items():

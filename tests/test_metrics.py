@@ -7,7 +7,6 @@ from envs.tasks.metrics import (
     accuracy,
     macro_f1,
     micro_f1,
-    normalize_answer,
     squad_v1,
     squad_v2,
 )
@@ -39,10 +38,16 @@ def random_answers(seed: int, count: int) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def test_normalize_answer_follows_the_official_script():
-    assert normalize_answer("The  U.S. (an Army), a theory!") == "us army theory"
-    assert normalize_answer("A-level") == "alevel"
-    assert normalize_answer("the") == ""
+@pytest.mark.parametrize(
+    ("answer", "same", "other"),
+    [
+        ("The  U.S. (an Army), a theory!", "us army theory", "u s army theory"),
+        ("A-level", "alevel", "level"),
+    ],
+)
+def test_answers_are_normalised_as_by_the_official_script(answer, same, other):
+    assert squad_v1([answer], [[same]])["em"] == 100
+    assert squad_v1([answer], [[other]])["em"] == 0
 
 
 def test_squad_v1_equals_torchmetrics():

@@ -106,7 +106,7 @@ def _moses(size: int, special: list[str]) -> tuple[Any, Any, Any, Any, Any]:
     return model, words, pre_tokenizers.WhitespaceSplit(), moses_text(), trainer
 
 
-_FAMILIES: dict[Family, _Family] = {
+FAMILIES: dict[Family, _Family] = {
     "wordpiece": _Family(
         _wordpiece,
         _BERT_TOKENS,
@@ -118,7 +118,6 @@ _FAMILIES: dict[Family, _Family] = {
     "bytes": _Family(_bytes, _BERT_TOKENS),
     "moses": _Family(_moses, _XLM_TOKENS, marked=lambda word: [word[-1] + "</w>"]),
 }
-FAMILIES = tuple(_FAMILIES)
 
 
 def train_tokenizer(
@@ -143,7 +142,7 @@ def train_tokenizer(
     from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
-    made = _FAMILIES[family]
+    made = FAMILIES[family]
     special = list(made.special.values())
     model, normalizer, cut, decoder, trainer = made.parts(vocab_size, special)
     backend = Tokenizer(model)

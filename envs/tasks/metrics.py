@@ -18,14 +18,10 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation and English articles, single spaces."""
-    return " ".join(_tokens(text))
-
-
 # References and frequent predictions come back in every evaluation.
 @lru_cache(maxsize=1 << 17)
 def _tokens(text: str) -> tuple[str, ...]:
+    """Words in lower case, without punctuation and English articles."""
     return tuple(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
