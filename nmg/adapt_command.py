@@ -17,7 +17,7 @@ from envs.folders import check_output, whole_folder, write_text
 from envs.further_pretraining import PretrainingSettings
 from nmg.checkpoint import MASKING, chosen_checkpoint
 from nmg.corpora import add_source, source_texts
-from nmg.limits import refuse_diverged
+from nmg.limits import refuse_diverged, refuse_idle_reference
 from nmg.online import ADVERSARIAL
 from nmg.options import ConfigError, add_flags, build, differences, given_flags, user_path
 from nmg.run_folders import finite
@@ -112,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     from nmg.progress import progress_bar
 
     config = build(AdaptConfig, given_flags(AdaptConfig, args))
+    strategies = [] if args.policy else [args.strategy]
+    refuse_idle_reference(config.data.reference, strategies)
     check_output(args.output)
     tune_runtime(threads=thread_count())
     data = config.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from pathlib import Path
 
 from nmg.options import ConfigError
 
@@ -50,6 +51,20 @@ def refuse_idle(task: str, given: Collection[str]) -> None:
         raise ConfigError(
             f"{', '.join(idle)} would do nothing on the testbed, which makes its own texts and "
             "model; leave it out, or give a --task and a --dataset of real text."
+        )
+
+
+def refuse_idle_reference(reference: str | Path | None, strategies: Collection[str]) -> None:
+    """Refuse a file of general text that none of the strategies would read.
+
+    Args:
+        reference: as given by hand, or ``None``.
+        strategies: by name.
+    """
+    if reference is not None and "difference" not in strategies:
+        raise ConfigError(
+            f"--reference is {reference}, but only the strategy difference reads it; leave it out, "
+            "or ask for that strategy, too."
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.rendering import painted, use_colour
 from nmg.config import TESTBED_MODEL
+from nmg.limits import refuse_idle_reference
 from nmg.options import user_path
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def add_parser(subparsers: Any) -> None:
         type=os.path.expanduser,
         help="language model (default: the policy's own, else minilm)",
     )
+    parser.add_argument(
+        "--reference",
+        type=user_path,
+        metavar="FILE",
+        help="general text, from which the strategy difference sets the text apart",
+    )
     parser.add_argument("--budget", type=float, help="share of the tokens (default: the policy's)")
     parser.add_argument("--window", type=int, default=254, help="tokens of a context")
     parser.add_argument("--seed", type=int, default=0, help="of strategies that draw")
@@ -61,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("window", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} is {getattr(args, name)}; it must be at least {least}.")
+    refuse_idle_reference(args.reference, [args.strategy] if args.strategy else [])
     checkpoint = chosen_checkpoint(args.policy) if args.policy else None
     trained = trained_settings(args.policy) if args.policy else {}
     name = args.model or trained.get("model", "minilm")
     texts = _texts(args)
     lm = None
-    if checkpoint is not None or args.strategy == "entropy":
+    if checkpoint is not None or args.strategy in ("entropy", "difference"):
         lm = _language_model(name, trained)
         tokenizer, longest = lm.tokenizer, lm.max_length
     else:
@@ -77,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if checkpoint is not None:
         policy = _learned(checkpoint, lm, trained)
     else:
-        policy = _strategy(args.strategy, corpus, texts, args.seed, lm)
+        policy = _strategy(args, corpus, texts, lm, window)
     budget = args.budget if args.budget is not None else trained.get("budget", 0.05)
     masks = mask_corpus(corpus, policy, budget, args.seed)
     colour = use_colour(sys.stdout)
@@ -147,19 +155,21 @@ def _texts(args: argparse.Namespace) -> list[str]:
     return [text]
 
 
-def _strategy(name: str, corpus: Corpus, texts: Sequence[str], seed: int, lm: Any) -> Any:
+def _strategy(
+    args: argparse.Namespace, corpus: Corpus, texts: Sequence[str], lm: Any, window: int
+) -> Any:
     from agents.strategies import NoMask, make_strategy
-    from envs.models.entropy import PredictionEntropy
+    from nmg.maskings import of_model
 
-    if name == "none":
+    if args.strategy == "none":
         return NoMask()
     return make_strategy(
-        name,
+        args.strategy,
         tokenizer=corpus.tokenizer,
         contexts=corpus.contexts,
         texts=texts,
-        entropy=None if lm is None else PredictionEntropy(lm),
-        seed=seed,
+        seed=args.seed,
+        **of_model(args.strategy, lm, args.reference, window),
     )
 
 

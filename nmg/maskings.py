@@ -131,7 +131,7 @@ def strategy(name: str, on: Setup, contexts: Sequence[Context]) -> Policy | None
     )
 
 
-def of_model(name: str, lm: Any, reference: str | None, window: int) -> dict[str, Any]:
+def of_model(name: str, lm: Any, reference: str | Path | None, window: int) -> dict[str, Any]:
     """What a strategy that asks a language model is made with, beside what all are.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from nmg.comparison import ComparisonTable, as_text, tabulate
 from nmg.config import TrainingConfig, resolve_training
 from nmg.config_files import training_file
-from nmg.limits import refuse_idle
+from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import add_flags, given_flags
 from nmg.statistics import false_alarm_rate, seeds_needed
 
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     flags = given_flags(TrainingConfig, args)
     config = resolve_training(flags, args.preset, training_file(args.config))
     refuse_idle(config.data.task, flags)
+    refuse_idle_reference(flags.get("reference"), args.strategy)
     for name in args.strategy:
         strategy_key(name)  # a wrong one is told at once
     tune_runtime(threads=1)  # results must not depend on the machine's cores

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmg.config import TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
-from nmg.limits import refuse_idle
+from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import add_flags, given_flags, user_path
 from nmg.run_folders import (
     check_same,
@@ -105,6 +105,7 @@ def resolve(args: argparse.Namespace) -> TestingConfig:
     flags = given_flags(TestingConfig, args)
     config = resolve_testing(flags, args.preset, from_file, trained)
     refuse_idle(config.data.task, flags)
+    refuse_idle_reference(flags.get("reference"), args.strategy)
     _same_world(config.data.task, args.policy)
     return config
 

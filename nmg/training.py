@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmg.config import TrainingConfig, resolve_training
 from nmg.config_files import training_file
-from nmg.limits import refuse_idle
+from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import (
     ConfigError,
     add_flags,
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         flags = given_flags(TrainingConfig, args)
         config = resolve_training(flags, args.preset, training_file(args.config))
         refuse_idle(config.data.task, flags)
+        refuse_idle_reference(flags.get("reference"), config.run.rivals)
         folder = args.output or run_folder(config, args.name, "neural")
         anew = not (args.output or args.name)
     with claimed(folder, anew=anew) as folder:

@@ -250,6 +250,7 @@ def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):
         (["--policy", "nowhere"], "nowhere"),
         (["--budget", "2"], "budget is 2"),
         (["--strategy", "difference"], "give a file of that by --reference"),
+        (["--reference", "general.txt"], "only the strategy difference reads it"),
     ],
 )
 def test_errors_are_one_sentence(folder, tmp_path, capsys, arguments, message):

@@ -314,18 +314,27 @@ def test_strategies_that_ask_the_model_are_compared(run, tmp_path, capsys):
     general.write_text("\n".join(SENTENCES))
     command = ["test", "--config", str(run / "resolved.yaml"), "--seeds", "1", "--contexts", "8"]
     command += ["--test-examples", "6", "--output", str(tmp_path / "out"), "--workers", "1"]
-    command += ["--strategy", "entropy", "difference"]
-    assert main(command) == 2
+    command += ["--strategy", "entropy"]
+    assert main([*command, "--strategy", "difference"]) == 2
     assert "give a file of that by --reference" in capsys.readouterr().err
+    assert main([*command, "--reference", str(general)]) == 2
+    assert "only the strategy difference reads it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main([*command, "--reference", str(general)]) == 0
+    command += ["--reference", str(general)]
+    assert main([*command, "--strategy", "difference"]) == 0
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     scores = {row["masking"]: row["scores"] for row in rows}
     assert set(scores) == {"random", "none", "entropy", "difference"}
     assert len({str(score) for score in scores.values()}) == 4
     model = str(run.parent / "model")
-    assert main(["mask", "--strategy", "entropy", "--model", model, "--text", SENTENCES[0]]) == 0
+    mask = ["mask", "--model", model, "--text", SENTENCES[0]]
+    assert main([*mask, "--strategy", "entropy"]) == 0
     assert "[" in capsys.readouterr().out
+    general.write_text("\n".join(SENTENCES[1:]))
+    assert main([*mask, "--strategy", "difference", "--reference", str(general)]) == 0
+    assert "[" in capsys.readouterr().out
+    assert main([*mask, "--strategy", "idf", "--reference", str(general)]) == 2
+    assert "only the strategy difference reads it" in capsys.readouterr().err
 
 
 def test_noise_separates_masks_from_seeds(capsys):
