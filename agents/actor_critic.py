@@ -244,8 +244,8 @@ class MaskingActorCritic(OffPolicyAlgorithm):
         if self.memory.forgets and not self.experience.started:
             warnings.warn(
                 f"The policy does not learn: replay_start is {self.settings.replay_start}, but the "
-                f"replay has begun to forget and holds {self.memory.tokens()} masked tokens; lower "
-                "replay_start or raise replay_contexts.",
+                "replay forgets before it holds so many masked tokens; lower replay_start or raise "
+                "replay_contexts.",
                 stacklevel=2,
             )
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import warnings
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 
@@ -446,11 +447,15 @@ def test_an_episode_that_was_cut_short_teaches_nothing():
     assert not agent.memory.tokens()
 
 
-def test_a_replay_too_small_for_its_start_is_said():
+def test_a_replay_too_small_for_its_start_is_said_once():
     agent = make(replace(QUICK, replay_start=1000, replay_contexts=CONTEXTS))  # room for two
-    play(agent, 2)
-    with pytest.warns(UserWarning, match="replay_start is 1000.* holds .* raise replay_contexts"):
-        play(agent, 1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        play(agent, 2)
+        assert not said
+        play(agent, 3)
+    assert len(said) == 1
+    assert "replay_start is 1000" in str(said[0].message)
 
 
 def test_an_opponent_of_somebody_else_is_nothing_to_learn_a_second_policy_from():
