@@ -42,7 +42,11 @@ def check_output(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes the place of ``folder`` in the end, and goes on an error."""
+    """A folder to write to that takes the place of ``folder`` in the end, and goes on an error.
+
+    Raises:
+        OSError: of a full disk, in one sentence.
+    """
     folder = folder.resolve()
     # Always the same, so that what a kill leaves behind is gone the next time.
     part = folder.with_name(f".{folder.name}.part")
@@ -53,9 +57,22 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         share(part)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if is_full_disk(error):
+            raise OSError(
+                f"{folder} cannot be written: no space is left on the disk; nothing was kept. Make "
+                "room, then give the same command again."
+            ) from error
         raise
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error says that nothing more fits: each library has its own class for it, and not
+    all name a file."""
+    return error is not None and (
+        "No space left on device" in str(error) or is_full_disk(error.__cause__)
+    )
 
 
 def share(folder: Path) -> None:

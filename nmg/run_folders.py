@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from envs.folders import check_writable, write_text
+from envs.folders import check_writable, is_full_disk, write_text
 from nmg.options import ConfigError, differences, flatten, leaves, read_settings
 
 try:
@@ -216,8 +216,7 @@ def stoppable(command: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Each library has its own class for it, and not all name a file.
-        if "No space left on device" not in str(error) or not (folder / RESOLVED).exists():
+        if not is_full_disk(error) or not (folder / RESOLVED).exists():
             raise
         raise OSError(
             f"{folder} cannot be written: no space is left on the disk; what was done is kept. "

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from envs.folders import check_output, whole_folder
 from nmg.cli import main
@@ -29,6 +30,18 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         fails()
     assert (target / "config.json").read_text() == "1"
     assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="model cannot be written: no space is left"):
+        _write_to_a_full_disk(tmp_path / "model")
+    assert not any(tmp_path.iterdir())
+
+
+def _write_to_a_full_disk(target):
+    with whole_folder(target) as part:
+        (part / "config.json").touch()
+        raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path):

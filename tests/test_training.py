@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_with_the_folder_and_how_to_go_on(
     def full(*_):
         raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("nmg.training_callback.write_checkpoint", full)
+    monkeypatch.setattr("agents.files.write_tensors", full)
     run = tmp_path / "run"
     assert main([*arguments, "--output", str(run)]) == 2
     told = capsys.readouterr().err
