@@ -21,7 +21,7 @@ Shapes: B pairs, L source tokens, S tokens of the pre-trained encoder, D width, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -51,6 +51,10 @@ class Translation(Protocol):
 
     def target_loss(self, inputs: Mapping[str, Any], pairs: Sequence[Any]) -> Tensor:
         """Label-smoothed cross-entropy of the targets, given these inputs of the model."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """In which the model computes, at its precision."""
         ...
 
 
@@ -164,7 +168,7 @@ class AdversarialTranslation(nn.Module):
         self, sources: Mapping[str, Tensor], pairs: Sequence[Any], mask_BL: Tensor | None
     ) -> tuple[dict[str, Any], Tensor]:
         """The decoder's inputs, and the encoder's states of the source alone, (B, L, D)."""
-        model = self._others[1]
+        translation, model = self._others
         encoder = model.get_encoder()
         fused = None
         if self.fusion is not None and self._states is not None:
@@ -172,7 +176,9 @@ class AdversarialTranslation(nn.Module):
             states_BSF = states_BSF.detach().to(sources["input_ids"].device)
             fused = self.fusion.project(states_BSF), real_BS
         change = self._change(mask_BL, fused)
-        with _changed_embeddings(encoder, _token_weight(model), sources["input_ids"], change):
+        ids_BL = sources["input_ids"]
+        changed = _changed_embeddings(encoder, _token_weight(model), ids_BL, change)
+        with translation.autocast(), changed:
             output = encoder(**sources)
         states_BLD = output.last_hidden_state
         real = sources["attention_mask"]
@@ -197,8 +203,10 @@ class AdversarialTranslation(nn.Module):
         return change
 
     def _source_losses(self, states_BLD: Tensor, ids_BL: Tensor) -> Tensor:
-        logits_NV = self.source_head(states_BLD).flatten(0, 1)
-        return F.cross_entropy(logits_NV, ids_BL.flatten(), reduction="none").view(ids_BL.shape)
+        with self._others[0].autocast():
+            logits_NV = self.source_head(states_BLD).flatten(0, 1)
+        losses_N = F.cross_entropy(logits_NV.float(), ids_BL.flatten(), reduction="none")
+        return losses_N.view(ids_BL.shape)
 
 
 class Fusion(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from envs.models.seq2seq import Seq2SeqModel
     from envs.tasks.generation import PairFeature
     from envs.text.corpus import Corpus
+    from envs.text.examples import GenerationExample
 
 AT_ONCE = 256
 """Texts that a placement is asked about together."""
@@ -31,24 +33,29 @@ class GenerationSetup:
 
     Attributes:
         corpus: texts to pre-train on.
-        train: all training pairs.
+        train: training pairs, without those that hold a scored one or are part of one.
         test: pairs to score on.
         policies: learned ones by their placement; each names tokens, and the fragment that holds
             most of them is masked, as in meta-training.
+        left_out: training pairs that were.
     """
 
     corpus: Corpus
     train: Sequence[PairFeature]
     test: Sequence[PairFeature]
     policies: Mapping[str, FragmentOf] = field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def about(self) -> str:
         tokens = sum(map(len, self.corpus))
-        return (
+        text = (
             f"{len(self.corpus):,} texts to pre-train on ({tokens:,} tokens), "
             f"{len(self.train):,} training pairs, {len(self.test):,} test pairs"
         )
+        if self.left_out:
+            text += f"; {self.left_out:,} training pairs, which hold what is scored, were left out"
+        return text
 
 
 def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> GenerationSetup:
@@ -61,6 +68,7 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Generati
     """
     from envs.text.corpus import Corpus, build_corpus
     from envs.text.datasets import load_splits
+    from envs.text.overlap import without_overlap
 
     data, comparison = config.data, config.comparison
     with warnings.catch_warnings():
@@ -75,18 +83,25 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Generati
     test = getattr(splits, comparison.split)
     if not test:
         raise ValueError(f"{splits.name} has no {comparison.split} split to score on.")
-    if max(comparison.pairs) > len(splits.train):
+    chosen = test[: comparison.test_examples or None]
+    examples = _not_scored(splits.train, chosen)
+    if not examples:
         raise ValueError(
-            f"pairs is {max(comparison.pairs)}, but {splits.name} has {len(splits.train)} "
+            f"Every training pair of {splits.name} holds a pair that is scored, or is part of one; "
+            "give others to train on or to score on."
+        )
+    if max(comparison.pairs) > len(examples):
+        raise ValueError(
+            f"pairs is {max(comparison.pairs)}, but {splits.name} has {len(examples)} "
             "training pairs; give fewer, or 0 for all."
         )
-    examples = splits.train
     sources = [] if data.side == "target" else [each.source for each in examples]
     targets = [] if data.side == "source" else [text for each in examples for text in each.targets]
+    scored = (text for each in chosen for text in (each.source, *each.targets))
     texts = list(dict.fromkeys(sources + targets))
     if comparison.contexts:
-        order = np.random.default_rng(0).permutation(len(texts))
-        texts = [texts[i] for i in order[: comparison.contexts]]
+        texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+    texts = without_overlap(texts, scored)[: comparison.contexts or None]
     corpus = build_corpus(
         texts,
         model.tokenizer,
@@ -97,13 +112,28 @@ def gather(config: GenerationConfig, model: Seq2SeqModel, task: Any) -> Generati
     corpus, policies = Corpus(usable, model.tokenizer, texts), learned_policies(config)
     for name in {arm.placement for arm in arms(comparison)} - {UNIFORM, *policies}:
         _strategy(corpus, name)  # a wrong name is told before anything is written
-    chosen = test[: comparison.test_examples or None]
     return GenerationSetup(
         corpus,
-        task.features(splits.train, training=True),
+        task.features(examples, training=True),
         task.features(chosen, training=False),
         policies,
+        len(splits.train) - len(examples),
     )
+
+
+def _not_scored(
+    train: Sequence[GenerationExample], scored: Sequence[GenerationExample]
+) -> list[GenerationExample]:
+    """Training pairs that neither hold a scored one nor are part of one, as turns of a dialogue
+    are."""
+    from envs.text.overlap import overlapping
+
+    found = overlapping(map(_whole, train), map(_whole, scored))
+    return [pair for pair, overlaps in zip(train, found, strict=True) if not overlaps]
+
+
+def _whole(pair: GenerationExample) -> str:
+    return " ".join((pair.source, *pair.targets))
 
 
 def learned_policies(config: GenerationConfig) -> dict[str, FragmentOf]:
@@ -164,7 +194,7 @@ def _visits(settings: GenerationAdaptation, pairs: int) -> int:
     """How often every pair is fine-tuned on."""
     if not settings.finetune_steps:
         return settings.finetune_epochs
-    return max(1, round(settings.finetune_steps * settings.finetune_batch / pairs))
+    return max(1, round(settings.finetune_steps / math.ceil(pairs / settings.finetune_batch)))
 
 
 def _sample(pairs: Sequence[Any], count: int, seed: int) -> Sequence[Any]:

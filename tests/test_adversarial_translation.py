@@ -96,6 +96,21 @@ def test_the_three_terms_and_the_share_masked(tokenizers):
         assert part.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_encoder_and_decoder_compute_at_the_models_precision(fused, tokenizers):
+    model, task = make("bart", tokenizers)
+    low = Seq2SeqModel("bart", model.model, model.tokenizer, precision="bf16")
+    features = task.features(COPY, training=True)
+    seen = []
+    for half in (low.model.get_encoder(), low.model.get_decoder()):
+        half.layers[0].fc1.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    options = {"states": random_states, "states_width": 6} if fused else {}
+    loss = objective_of(low, **options).loss(features)
+    assert seen == [torch.bfloat16] * 2
+    assert loss.dtype == torch.float32
+    loss.backward()
+
+
 def test_nothing_is_learned_by_the_encoder_that_is_fused_in(tokenizers):
     model, task = make("bart", tokenizers)
     states, real = random_states(task.features(COPY, training=True))

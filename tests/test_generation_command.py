@@ -130,8 +130,8 @@ def two_languages(tmp_path_factory):
     tokenizer.model_max_length = 64
     model = new_model("mbart", "seq2seq", tokenizer, ModelSize(16, 1, 2, 64))
     Seq2SeqModel("mbart", model, tokenizer).save(folder / "model")
-    pairs = [{"source": f"the sea {n}", "target": f"das meer {n}"} for n in "abcdef"]
-    for split in ("train", "test"):
+    for split, letters in (("train", "abcdef"), ("test", "uvwxyz")):
+        pairs = [{"source": f"the sea {n}", "target": f"das meer {n}"} for n in letters]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     return folder
 
@@ -204,7 +204,30 @@ def test_as_many_steps_whatever_the_number_of_pairs(place):
     material = gather(config, model, Generation(model.tokenizer))
     jobs = dict(arm_jobs(config, material, Arm("none"), seed=0))
     visits = {count: job.settings.finetune_epochs for count, job in jobs.items()}
-    assert visits == {3: 8, 6: 4, 0: max(1, round(24 / len(material.train)))}
+    assert visits == {3: 6, 6: 4, 0: max(1, round(24 / len(material.train)))}
+
+
+def test_what_is_scored_is_neither_pre_trained_on_nor_fine_tuned_on(tmp_path, place, capsys):
+    turns = [
+        "where is the old mill by the river now",
+        "it burned down",
+        "when was that",
+        "long ago",
+    ]
+    dialogue = [{"source": " ".join(turns[:n]), "target": turns[n]} for n in (1, 2, 3)]
+    others = [{"source": f"{n} {text}", "target": "no"} for n, text in enumerate(SENTENCES)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, dialogue + others)))
+    (tmp_path / "test.jsonl").write_text(json.dumps(dialogue[1]))
+    data = GenerationData(str(tmp_path), model=str(place / "model"))
+    config = GenerationConfig(data, GenerationComparison(pairs=(3,)))
+    model = load_seq2seq(str(place / "model"))
+    setup = gather(config, model, Generation(model.tokenizer))
+    assert [pair.example.source for pair in setup.train] == [row["source"] for row in others]
+    assert "3 training pairs, which hold what is scored, were left out" in setup.about
+    assert not [text for text in setup.corpus.texts if "mill" in text or "when" in text]
+    (tmp_path / "train.jsonl").write_text(json.dumps(dialogue[1]))
+    assert command(tmp_path, tmp_path / "out", "--model", str(place / "model")) == 2
+    assert "Every training pair of" in capsys.readouterr().err
 
 
 def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, capsys):

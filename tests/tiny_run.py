@@ -38,10 +38,11 @@ def write_model(folder: Path, model, tokenizer) -> Path:
 
 def write_pairs(folder: Path) -> Path:
     """Pairs of source and target in three splits, and beside them a model made of them."""
-    for split, copies in (("train", 4), ("dev", 1), ("test", 1)):
+    backwards = [" ".join(reversed(text.split())) for text in SENTENCES]
+    for split, texts in (("train", SENTENCES * 4), ("dev", backwards), ("test", backwards)):
         rows = [
             {"source": f"{n} {text}", "target": text.split(" ", 3)[-1]}
-            for n, text in enumerate(SENTENCES * copies)
+            for n, text in enumerate(texts)
         ]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     size = ["--width", "16", "--layers", "1", "--heads", "2", "--length", "64"]

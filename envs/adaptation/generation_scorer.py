@@ -76,6 +76,10 @@ class Translation(nn.Module):
     def inputs(self, features: Sequence[PairFeature]) -> Mapping[str, Any]:
         return self.model[0].sources([feature.source_ids for feature in features])
 
+    def autocast(self) -> Any:
+        """In which the model computes."""
+        return self.model[0].autocast()
+
 
 def target_losses(
     model: Seq2SeqModel,

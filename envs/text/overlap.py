@@ -18,16 +18,22 @@ def without_overlap(documents: Iterable[str], texts: Iterable[str]) -> list[str]
     Raises:
         EmptyCorpusError: if that is none of them.
     """
-    known = {plain_words(text) for text in texts}
-    starts, inner = _runs(known, firsts=True), _runs(known, firsts=False)
     documents = list(documents)
-    kept = [document for document in documents if not _overlaps(document, known, starts, inner)]
+    found = overlapping(documents, texts)
+    kept = [document for document, overlaps in zip(documents, found, strict=True) if not overlaps]
     if documents and not kept:
         raise EmptyCorpusError(
             f"Nothing is left of the corpus: each document ({len(documents):,}) holds text that is "
             "scored or is part of it; give a corpus with other text."
         )
     return kept
+
+
+def overlapping(documents: Iterable[str], texts: Iterable[str]) -> list[bool]:
+    """Of each document whether it holds one of the texts or is part of one, by their words."""
+    known = {plain_words(text) for text in texts}
+    starts, inner = _runs(known, firsts=True), _runs(known, firsts=False)
+    return [_overlaps(document, known, starts, inner) for document in documents]
 
 
 def _overlaps(
