@@ -24,7 +24,8 @@ from envs.models.runtime import tune_runtime
 from envs.references import UniformRandom
 from envs.testbed import Testbed, best_mask, build_testbed
 from envs.text.corpus import Corpus
-from nmg.comparison import as_json, as_text, tabulate
+from nmg.comparison import as_json, tabulate
+from nmg.comparison_text import as_text
 from nmg.evaluation import Greedy, evaluate, seed_of
 from nmg.progress import progress_bar
 

@@ -2,6 +2,9 @@
 
 Where the headline counts right answers, the likelihood gets a verdict of its own: it has no ties,
 tells masks apart with fewer seeds, and is what the default agent learns from.
+
+A learned policy is also compared with its null controls directly: that both beat random masking
+says nothing of which of the two is better.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ RANDOM = "random"
 AGAIN = "random again"
 """Random masking with other draws."""
 LIKELIHOOD = "nll"
+CONTROLS = ("untrained", "shuffled")
+"""Null controls of a learned policy: it before training, and its mask rates at other places."""
 
 
 @dataclass(frozen=True)
@@ -135,87 +140,43 @@ def by_likelihood(table: ComparisonTable) -> ComparisonTable | None:
     )
 
 
-def cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table as text, for the terminal and the report alike."""
-    labels = [metric_label(table, metric) for metric in table.metrics]
-    difference = f"{table.headline} - {table.reference} [95%]"
-    header = ["masking", labels[0], difference, "verdict", *labels[1:]]
-    return header, [_row_cells(table, row) for row in table.rows]
+def control_name(policy: str, control: str) -> str:
+    """The row of a policy's null control."""
+    return f"{policy}: {control}"
 
 
-def metric_label(table: ComparisonTable, metric: str) -> str:
-    return metric if table.pairs[0] < 2 else f"{metric} ± sd"
+@dataclass(frozen=True)
+class Contrast:
+    """A policy compared with one of its null controls.
+
+    Attributes:
+        policy, control: rows of the table.
+        metric: what is compared.
+        versus: the policy's paired difference to the control.
+    """
+
+    policy: str
+    control: str
+    metric: str
+    versus: Comparison
 
 
-def _row_cells(table: ComparisonTable, row: Row) -> list[str]:
-    values = [
-        number(row.means[metric], row.deviations[metric]) if metric in row.means else ""
-        for metric in table.metrics
-    ]
-    if row.versus is None:
-        return [row.name, values[0], "", "the reference", *values[1:]]
-    interval = with_interval(row.versus, decimals(row.means[table.headline]))
-    return [row.name, values[0], interval, row.versus.verdict, *values[1:]]
-
-
-def with_interval(versus: Comparison, digits: int) -> str:
-    """``+0.031 [+0.012, +0.050]``, with more digits where a bound would look like zero."""
-    if math.isinf(versus.low):
-        return f"{versus.difference:+.{digits}f} [one pair: no interval]"
-    near = min(abs(versus.low), abs(versus.high))
-    if 0 < near < 0.5 * 10**-digits:
-        digits = 1 - math.floor(math.log10(near))
-    return f"{versus.difference:+.{digits}f} [{versus.low:+.{digits}f}, {versus.high:+.{digits}f}]"
-
-
-def decimals(mean: float) -> int:
-    """Two decimals for percentages, three for likelihoods and shares."""
-    return 2 if abs(mean) >= 10 else 3
-
-
-def number(mean: float, deviation: float) -> str:
-    """``71.25 ± 0.84``."""
-    if math.isnan(mean):
-        return "-"
-    digits = decimals(mean)
-    text = f"{mean:.{digits}f}"
-    return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
-
-
-def as_text(table: ComparisonTable) -> str:
-    """The table for a terminal, that by likelihood, and how to read them."""
-    likelihood = by_likelihood(table)
-    grids = [_grid(table)] + ([] if likelihood is None else [_grid(likelihood)])
-    return "\n\n".join([*grids, reading(table)])
-
-
-def _grid(table: ComparisonTable) -> str:
-    header, rows = cells(table)
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, ["-" * width for width in widths], *rows]
-    ]
-    return "\n".join(lines)
-
-
-def reading(table: ComparisonTable) -> str:
-    """How to read the table, in one paragraph."""
-    pairs, unit = table.pairs
-    direction = "higher" if table.higher_is_better else "lower"
-    likelihood = "" if by_likelihood(table) is None else f", and lower {LIKELIHOOD}"
-    if pairs == 1:
-        one = unit.rstrip("s")
-        return (
-            f"1 {one}, the same for every masking; {direction} {table.headline}{likelihood} is "
-            f"better. One {one} gives no interval and no verdict; take more {unit}."
+def against_controls(table: ComparisonTable) -> list[Contrast]:
+    """Each policy against each of its null controls, by the headline metric."""
+    values = {
+        name: [pair[table.headline] for pair in pairs] for name, pairs in table.scores.items()
+    }
+    return [
+        Contrast(
+            name,
+            control,
+            table.headline,
+            compare(values[name], values[control], higher_is_better=table.higher_is_better),
         )
-    return (
-        f"{pairs} {unit}, the same for every masking; sd over {unit}. "
-        f"Differences are paired, with Student's 95% interval; {direction} {table.headline}"
-        f"{likelihood} is better. A verdict needs an interval that leaves zero out; each is wrong "
-        "at most 5% of the time by itself, so expect one false alarm in twenty rows."
-    )
+        for name in table.scores
+        for control in (control_name(name, kind) for kind in CONTROLS)
+        if control in table.scores
+    ]
 
 
 def as_json(table: ComparisonTable) -> dict[str, Any]:
@@ -236,6 +197,10 @@ def as_json(table: ComparisonTable) -> dict[str, Any]:
         )
     likelihood = by_likelihood(table)
     more = {} if likelihood is None else {"likelihood": as_json(likelihood)["rows"]}
+    tables = [table] if likelihood is None else [table, likelihood]
+    contrasts = [finite(asdict(found)) for each in tables for found in against_controls(each)]
+    if contrasts:
+        more["controls"] = contrasts
     return {
         "headline": table.headline,
         "higher_is_better": table.higher_is_better,

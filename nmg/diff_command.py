@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nmg.checkpoint import read_object
-from nmg.comparison import number
+from nmg.comparison_text import number
 from nmg.options import read_settings, user_path
 
 EXAMPLES = """examples:

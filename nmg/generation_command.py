@@ -197,7 +197,8 @@ def write_results(
 ) -> str:
     """Write ``results.json`` and ``table.txt``; gives the tables as text."""
     from envs.folders import write_text
-    from nmg.comparison import as_json, as_text
+    from nmg.comparison import as_json
+    from nmg.comparison_text import as_text
 
     texts = [f"{_pairs(count)}:\n\n{as_text(table)}\n" for count, table in tables.items()]
     results = {str(count): as_json(table) for count, table in tables.items()}

@@ -17,6 +17,7 @@ from envs.models.states import TokenStates
 from envs.references import Policy
 from envs.text.corpus import Context, build_corpus
 from nmg.checkpoint import ADVERSARY, AGENT, checkpoints, chosen_checkpoint, read_object
+from nmg.comparison import control_name
 from nmg.corpora import AS_TEXT, corpus_texts
 from nmg.evaluation import Greedy
 
@@ -104,8 +105,8 @@ def controls(
         observation: contexts, entries (B, L), to measure its mask rates on.
     """
     return {
-        f"{name}: untrained": untrained_policy(run, states, vocab_size),
-        f"{name}: shuffled": ShuffledPolicy(Greedy(policy), observation),
+        control_name(name, "untrained"): untrained_policy(run, states, vocab_size),
+        control_name(name, "shuffled"): ShuffledPolicy(Greedy(policy), observation),
     }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nmg.comparison import ComparisonTable, as_text, tabulate
+from nmg.comparison import ComparisonTable, tabulate
+from nmg.comparison_text import as_text
 from nmg.config import TrainingConfig, resolve_training
 from nmg.config_files import training_file
 from nmg.limits import refuse_idle, refuse_idle_reference

@@ -206,7 +206,8 @@ def _share_name(share: float) -> str:
 
 
 def _table(scores: Scores) -> str:
-    from nmg.comparison import as_text, tabulate
+    from nmg.comparison import tabulate
+    from nmg.comparison_text import as_text
 
     fixed = {name: values for name, values in scores.items() if not name.startswith("share")}
     return as_text(tabulate(fixed, headline="nll", higher_is_better=False, unit="domains"))

@@ -136,7 +136,8 @@ def compare_maskings(
     """Score every masking with every seed, print the table, write results and report."""
     from envs.models.runtime import tune_runtime
     from nmg.checkpoint import described_choice
-    from nmg.comparison import as_text, tabulate
+    from nmg.comparison import tabulate
+    from nmg.comparison_text import as_text
     from nmg.testing_setup import build_test_setup
 
     tune_runtime(threads=1)  # results must not depend on the machine's cores

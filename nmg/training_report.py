@@ -14,7 +14,8 @@ from envs.references import Policy
 from envs.world import Deal
 from nmg.assembly import Setup, learned_metric
 from nmg.checkpoint import chosen_checkpoint, how_chosen
-from nmg.comparison import RANDOM, ComparisonTable, as_json, as_text, tabulate, with_interval
+from nmg.comparison import RANDOM, ComparisonTable, as_json, tabulate
+from nmg.comparison_text import as_text, with_interval
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, evaluate, observe, seed_of
 from nmg.forecast import amount, duration

@@ -7,8 +7,10 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from nmg.comparison import as_json, as_text, reading, tabulate
+from nmg.comparison import as_json, tabulate
+from nmg.comparison_text import as_text, reading
 from nmg.config import TrainingConfig
 from nmg.options import build
 from nmg.report.charts import interval_chart, line_chart, ticks
@@ -76,6 +78,34 @@ def test_the_likelihood_has_a_verdict_of_its_own():
     assert row["versus_random"]["verdict"] == "better"
     alone = tabulate(scores, headline="nll", higher_is_better=False)
     assert "likelihood" not in as_json(alone)
+
+
+def test_policies_are_compared_with_their_own_null_controls():
+    """Both may be better than random while one is better than the other; scipy is the oracle."""
+    rng = np.random.default_rng(2)
+    noise = rng.normal(scale=0.1, size=10)
+    means = {"p": 1.60, "p: untrained": 1.66, "p: shuffled": 1.62, "q": 1.6, "random": 1.7}
+    nll = {name: mean + noise + rng.normal(scale=0.02, size=10) for name, mean in means.items()}
+    scores = {name: [{"f1": 70.0, "nll": x} for x in row] for name, row in nll.items()}
+    counted = tabulate(scores, headline="f1", higher_is_better=True)
+    found = {(c["control"], c["metric"]): c["versus"] for c in as_json(counted)["controls"]}
+    assert set(found) == {
+        (f"p: {kind}", metric) for kind in ("untrained", "shuffled") for metric in ("f1", "nll")
+    }
+    for control in ("p: untrained", "p: shuffled"):
+        test = stats.ttest_rel(nll["p"], nll[control]).confidence_interval(0.95)
+        versus = found[control, "nll"]
+        assert (versus["low"], versus["high"]) == pytest.approx((test.low, test.high))
+    assert found["p: untrained", "nll"]["verdict"] == "better"
+    lines = as_text(counted).splitlines()
+    (line,) = (line for line in lines if line.startswith("p - untrained"))
+    assert line.split()[-1] == "better"
+    assert "no detectable difference" in line  # by f1
+    (section,) = (
+        part for part in comparison_sections(counted, "") if "null controls" in part.title
+    )
+    assert [row[0] for row in section.rows] == ["p - untrained", "p - shuffled"]
+    assert "controls" not in as_json(table())
 
 
 def test_json_has_every_score_and_no_infinities():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmg.comparison import ComparisonTable, by_likelihood, cells, decimals, reading
+from nmg.comparison import ComparisonTable, by_likelihood
+from nmg.comparison_text import cells, control_cells, decimals, reading
 from nmg.limits import OF_TEXT
 from nmg.options import differences, flatten
 from nmg.report.charts import interval_chart
@@ -70,6 +71,10 @@ def comparison_sections(table: ComparisonTable, title: str) -> list[Section]:
     more = []
     if likelihood is not None:
         more = [Section("By likelihood", "", interval_chart(likelihood), *cells(likelihood))]
+    contrasts = control_cells(table)
+    if contrasts[1]:
+        text = "Better: the policy gains what its control does not."
+        more.append(Section("Policies against their null controls", text, "", *contrasts))
     return [
         Section(title, reading(table), interval_chart(table), header, rows),
         *more,
