@@ -42,6 +42,7 @@ from agents.strategies.shuffled import inclusion, systematic
 from agents.strategies.wording import name_words
 from envs.spaces import observation_row, pad_contexts
 from envs.text.corpus import build_corpus
+from nmg.limits import COUNTING
 from nmg.maskings import measured
 
 DOCUMENTS = (
@@ -602,6 +603,17 @@ def test_unknown_names_and_missing_parts_are_named(tiny_tokenizer):
     with pytest.raises(ValueError, match="does not take one of the options"):
         make_strategy("random", colour="red")
     assert isinstance(make_strategy("whole-word"), WholeWords)
+
+
+def test_the_strategies_that_count_in_a_corpus_are_known_by_name(tiny_tokenizer):
+    def refusal(name):
+        try:
+            make_strategy(name, tokenizer=tiny_tokenizer, texts=[])
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    assert {name for name in STRATEGIES if "needs contexts" in refusal(name)} == set(COUNTING)
 
 
 def test_two_hundred_contexts_are_masked_fast():

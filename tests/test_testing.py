@@ -195,6 +195,30 @@ def test_a_fixed_strategy_needs_no_model_but_its_tokenizer(run, capsys):
     assert "There is no language model" in capsys.readouterr().err
 
 
+def test_strategies_that_count_are_shown_with_a_corpus_to_count_in(run, tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the river\n\nthe river and the sea\n\nthe river and the town\n")
+    command = ["mask", "--model", str(run.parent / "model"), "--text", "the river and the sea"]
+
+    def shown(strategy, *more):
+        code = main([*command, "--budget", "0.2", "--strategy", strategy, *more])
+        printed = capsys.readouterr()
+        return printed.out.strip() if code == 0 else printed.err
+
+    assert shown("idf", "--corpus", str(corpus)) == "the river and the [sea]"
+    assert shown("common", "--corpus", str(corpus)) == "[the] river and the sea"
+    for name in ("idf", "common", "rare", "keyword", "pmi"):
+        assert "a single context; give other text to count in by --corpus." in shown(name)
+        assert "[" in shown(name, "--corpus", str(corpus), str(corpus))
+    assert "[" in shown("idf", "--window", "3")  # two contexts, to count in each other
+    told = shown("span", "--corpus", str(corpus))
+    assert "but the strategy span counts in no corpus" in told
+    assert told.count("\n") == 1
+    policy = ["mask", "--policy", str(run), "--text", "a", "--corpus", str(corpus)]
+    assert main(policy) == 2
+    assert "a policy counts in no corpus" in capsys.readouterr().err
+
+
 def test_a_folder_called_as_the_testbeds_model_is_a_folder(run, capsys, monkeypatch):
     made = []
 
