@@ -62,7 +62,8 @@ def labelled(jobs) -> set[tuple[str, ...]]:
 
 def left_out(printed: str) -> tuple[int, int]:
     """Documents given, and left out, as the line says."""
-    given, out = re.findall(r"(\d+) documents; left out, because .*: (\d+)\.", printed)[0]
+    line = r"(\d+) documents; left out, because .* eight words or more .*: (\d+)\."
+    given, out = re.findall(line, printed)[0]
     return int(given), int(out)
 
 
