@@ -583,7 +583,9 @@ def test_schedules_scale_the_budget(tiny_tokenizer):
     linear = LinearDecay(steps=10, start=1.0, end=0.5)
     assert [linear(0), linear(5), linear(10), linear(99)] == [1.0, 0.75, 0.5, 0.5]
     cosine = CosineDecay(steps=10)
-    assert (cosine(0), cosine(5), cosine(50)) == pytest.approx((1.0, 0.75, 0.5))
+    published = [0.15 * (1 + math.cos(math.pi * step / 10)) + 0.02 for step in range(11)]
+    assert [0.32 * cosine(step) for step in range(11)] == pytest.approx(published)
+    assert cosine(50) == cosine(10)
     assert [CyclicDecay((1.0, 0.5))(step) for step in range(3)] == [1.0, 0.5, 1.0]
     _, observation = observe(tiny_tokenizer, 0.3)
     full = observation["budget"].sum()
