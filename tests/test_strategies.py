@@ -251,17 +251,22 @@ def test_idf_and_common_take_the_two_ends(tiny_tokenizer):
     assert ends["idf"] < ends["common"]
 
 
-def test_rare_samples_by_the_square_root_of_inverse_counts():
-    table = np.log(np.array([1.0, 1 / 2, 1 / 4]))  # counts 1, 4, 16
-    observation = {
-        "input_ids": np.array([0, 1, 2]),
-        "word_ids": np.arange(3),
-        "maskable": np.ones(3, np.int8),
-        "budget": np.array([1]),
-    }
-    strategy = Table(table, sample=True, seed=0)
-    counts = sum(strategy.predict(observation)[0].astype(int) for _ in range(4000))
-    np.testing.assert_allclose(counts / 4000, np.array([4, 2, 1]) / 7, atol=0.03)
+def shares_of_draws(strategy, tokenizer, text):
+    """How often each word of a text is the one that is masked, (words,)."""
+    (context,) = corpus = build_corpus([text], tokenizer, window=64)
+    observation = pad_contexts(list(corpus), np.zeros(1, int), tokenizer, budget=0.1)
+    many = {name: np.repeat(values, 4000, axis=0) for name, values in observation.items()}
+    mask, _ = strategy.predict(many)
+    assert (mask.sum(1) == 1).all()
+    return mask[:, : len(context)].mean(0)[context.maskable]
+
+
+def test_rare_samples_by_the_square_root_of_inverse_counts(tiny_tokenizer):
+    text = " ".join(["sea"] + 4 * ["river"] + 16 * ["town"])
+    contexts = list(build_corpus([text], tiny_tokenizer, window=64))
+    strategy = make_strategy("rare", tokenizer=tiny_tokenizer, contexts=contexts)
+    shares = shares_of_draws(strategy, tiny_tokenizer, "sea river town")
+    np.testing.assert_allclose(shares, np.array([4, 2, 1]) / 7, atol=0.03)
 
 
 def test_ties_are_broken_at_random_unless_deterministic():
@@ -349,6 +354,28 @@ def test_difference_anchors_on_words_of_the_domain_alone(tiny_tokenizer):
     assert tiny_tokenizer.decode(anchors.tolist()) == "protein"
     with pytest.raises(ValueError, match="no word of the domain"):
         make_strategy("difference", contexts=domain, reference_contexts=domain, **given)
+
+
+def test_difference_samples_in_proportion_to_the_similarity(tiny_tokenizer):
+    def contexts(*documents):
+        return list(build_corpus(documents, tiny_tokenizer, window=64))
+
+    anchor, near, far = (
+        int(word.input_ids[1]) for word in contexts("protein", "receptor", "film")
+    )
+    embeddings = np.eye(len(tiny_tokenizer))
+    for word, similarity in ((near, 0.6), (far, 0.2)):
+        embeddings[word, word] = math.sqrt(1 - similarity**2)
+        embeddings[word, anchor] = similarity
+    strategy = make_strategy(
+        "difference",
+        tokenizer=tiny_tokenizer,
+        embeddings=embeddings,
+        contexts=contexts("protein receptor film"),
+        reference_contexts=contexts("film receptor", "receptor film"),
+    )
+    shares = shares_of_draws(strategy, tiny_tokenizer, "film receptor")
+    np.testing.assert_allclose(shares, [1 / 4, 3 / 4], atol=0.03)
 
 
 def text_of(tokenizer, corpus, mask, row=0):
