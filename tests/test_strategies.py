@@ -360,9 +360,7 @@ def test_difference_samples_in_proportion_to_the_similarity(tiny_tokenizer):
     def contexts(*documents):
         return list(build_corpus(documents, tiny_tokenizer, window=64))
 
-    anchor, near, far = (
-        int(word.input_ids[1]) for word in contexts("protein", "receptor", "film")
-    )
+    anchor, near, far = (int(word.input_ids[1]) for word in contexts("protein", "receptor", "film"))
     embeddings = np.eye(len(tiny_tokenizer))
     for word, similarity in ((near, 0.6), (far, 0.2)):
         embeddings[word, word] = math.sqrt(1 - similarity**2)
