@@ -74,12 +74,15 @@ def test_maskings_share_the_seed_of_the_job_and_not_their_draws(world):
             budget=0.2,
             settings=AdaptationSettings(),
             run=0,
-            number=0,
+            number=number,
         )
-        for name in ("a", "b", "a")
+        for name, number in (("a", 0), ("b", 0), ("a", 0), ("a", 1))
     ]
     assert jobs[0].seed == jobs[1].seed
     assert jobs[0].key == jobs[2].key != jobs[1].key
+    # Pairs are independent, even on the same deal.
+    assert jobs[3].seed != jobs[0].seed
+    assert len({np.concatenate(job.masks).tobytes() for job in jobs}) == 3
     assert all(mask.sum() == max(1, int(0.2 * len(mask))) for mask in jobs[0].masks)
 
 
