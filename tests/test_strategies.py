@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from agents.strategies import (
     make_strategy,
 )
 from agents.strategies.base import Batch
-from agents.strategies.collocations import pmi_scores
+from agents.strategies.collocations import pmi_scores, pmi_units
 from agents.strategies.counts import (
     document_frequency,
     inverse_document_frequency,
@@ -37,7 +38,7 @@ from agents.strategies.counts import (
 )
 from agents.strategies.entities import spelled_entities
 from agents.strategies.recurring import recurring_spans
-from agents.strategies.scored import anchor_similarity, domain_anchors
+from agents.strategies.scored import anchor_similarity, domain_anchors, span_means
 from agents.strategies.shuffled import inclusion, systematic
 from agents.strategies.wording import name_words
 from envs.spaces import observation_row, pad_contexts
@@ -251,13 +252,14 @@ def test_idf_and_common_take_the_two_ends(tiny_tokenizer):
     assert ends["idf"] < ends["common"]
 
 
-def shares_of_draws(strategy, tokenizer, text):
-    """How often each word of a text is the one that is masked, (words,)."""
+def shares_of_draws(strategy, tokenizer, text, tokens=1):
+    """How often each token of a text is among those that are masked, (tokens,)."""
     (context,) = corpus = build_corpus([text], tokenizer, window=64)
     observation = pad_contexts(list(corpus), np.zeros(1, int), tokenizer, budget=0.1)
     many = {name: np.repeat(values, 4000, axis=0) for name, values in observation.items()}
+    many["budget"][:] = tokens
     mask, _ = strategy.predict(many)
-    assert (mask.sum(1) == 1).all()
+    assert (mask.sum(1) == tokens).all()
     return mask[:, : len(context)].mean(0)[context.maskable]
 
 
@@ -282,6 +284,13 @@ def test_ties_are_broken_at_random_unless_deterministic():
     )
     means = [np.flatnonzero(strategy.predict(observation)[0]).mean() for _ in range(200)]
     assert np.mean(means) == pytest.approx(24.5, abs=2)
+
+
+def test_words_of_equal_scores_have_equal_means_whatever_their_lengths():
+    spans = np.array([0, 1, 4, 11]), np.array([1, 4, 11, 13])
+    scores = np.array([*[0.1] * 11, 0.0, 1.0])
+    assert sum([0.1] * 3) / 3 != 0.1  # what the means would be
+    np.testing.assert_array_equal(span_means(scores, spans), [0.1, 0.1, 0.1, 0.5])
 
 
 def test_scores_of_minus_infinity_are_never_masked_and_nan_is_refused(tiny_tokenizer):
@@ -314,6 +323,21 @@ def test_pmi_of_known_counts():
     cuts = [2 / 7 * 1 / 4, 2 / 4 * 3 / 7, 2 / 7 * 2 / 7 * 3 / 7]
     assert scores[(a, b, c)] == pytest.approx(math.log(1 / max(cuts)))
     assert (c, c) not in pmi_scores(documents, max_words=3, min_count=2)
+
+
+def test_units_are_the_ngrams_of_highest_pmi_above_zero():
+    def context(*words):
+        n = len(words)
+        return SimpleNamespace(
+            input_ids=np.array(words), word_ids=np.arange(n), maskable=np.ones(n, bool)
+        )
+
+    # p(1 2) / (p(1) p(2)) = 3.84; of 2 1 it is 0.96, of 3 4 it is 24.
+    contexts = [*(context(1, 2) for _ in range(4)), context(2, 1), context(3, 4)]
+    best, second = ((3,), (4,)), ((1,), (2,))
+    assert pmi_units(contexts, size=1, min_count=1) == {best}
+    assert pmi_units(contexts, min_count=1) == {best, second}
+    assert pmi_units(contexts, min_count=2) == {second}
 
 
 def test_pmi_masks_units_as_one(tiny_tokenizer):
@@ -453,6 +477,14 @@ def test_salient_takes_one_span_a_sentence(bpe_tokenizer):
     assert firsts == {"Marie Holt", "Arden", "1902"}
 
 
+def test_salient_draws_sentences_alike_however_many_entities_they_have(tiny_tokenizer):
+    text = "1 and 2 and 3 and 4 and 5 . and 7 ."
+    strategy = Salient(tiny_tokenizer, names=set(), fill=False)
+    shares = dict(zip(text.split(), shares_of_draws(strategy, tiny_tokenizer, text), strict=True))
+    assert shares["7"] == pytest.approx(1 / 2, abs=0.03)
+    assert [shares[number] for number in "12345"] == pytest.approx([1 / 10] * 5, abs=0.03)
+
+
 def test_salient_does_not_end_sentences_inside_numbers(tiny_tokenizer):
     documents = ["growth in Sel is 3.5 days in Arden."]
     corpus, observation = observe(tiny_tokenizer, 1.0, documents)
@@ -497,6 +529,12 @@ def test_recurring_spans_are_maximal_and_one_stays(tiny_tokenizer):
     mask, _ = strategy.predict(observation)
     assert text_of(tiny_tokenizer, corpus, mask, 3) == "the film is"
     assert mask[4].sum() == 0
+
+
+def test_the_occurrence_that_stays_is_drawn(tiny_tokenizer):
+    strategy = make_strategy("recurring", tokenizer=tiny_tokenizer, fill=False)
+    shares = shares_of_draws(strategy, tiny_tokenizer, "film and film in film", tokens=2)
+    np.testing.assert_allclose(shares, [2 / 3, 0, 2 / 3, 0, 2 / 3], atol=0.03)
 
 
 def test_systematic_sampling_keeps_chances():
@@ -618,6 +656,10 @@ def test_schedules_scale_the_budget(tiny_tokenizer):
     assert scheduled.predict(observation)[0].sum() == full
     scheduled.step = 10
     assert scheduled.predict(observation)[0].sum() == pytest.approx(full / 2, abs=5)
+    observation["budget"][:] = np.array([[0], [1], [2], [3], [9]])
+    for factor, masked in ((0.1, [0, 1, 1, 1, 1]), (0.0, [0] * 5)):
+        low, _ = Scheduled(RandomTokens(), lambda step, factor=factor: factor).predict(observation)
+        assert low.sum(1).tolist() == masked
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         Scheduled(RandomTokens(), lambda step: 1.5).predict(observation)
 
