@@ -47,8 +47,8 @@ class TextWorld:
         examples: of the training file; nothing else may choose a policy.
         tokenizer: cuts the documents into contexts.
         documents: mask these instead of the texts of the examples (an unlabelled domain corpus),
-            but for those that hold a held-out text or are part of one; fine-tuning examples then
-            are any of those not held out.
+            but for those that hold a held-out text or are part of one, by eight words or more or as
+            a whole; fine-tuning examples then are any of those not held out.
         window: content tokens of a context.
         contexts_per_episode: B; fewer only if the corpus has fewer.
         examples_per_episode: fine-tuning examples of an episode at most; ``None`` for no limit.

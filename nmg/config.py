@@ -44,7 +44,7 @@ class DataConfig:
     its own, ``tiny``."""
     corpus: str | None = None
     """A file of unlabelled text of the domain to mask instead of the labelled texts; documents that
-    hold a scored text or are part of one are left out."""
+    hold a scored text or are part of one, by eight words or more or as a whole, are left out."""
     reference: str | None = None
     """File of general text; the strategy `difference` masks what sets the domain apart from it."""
     labelled: int | None = None

@@ -111,5 +111,6 @@ def corpus_line(data: DataConfig, given: int, kept: int) -> str:
     """What is to be said of the corpus: how many of its documents are left out."""
     return (
         f"{data.corpus}: {given:,} document{'s' * (given != 1)}; left out, because they hold "
-        f"text that is scored or are part of it: {given - kept:,}."
+        f"text that is scored or are part of it, by eight words or more or as a whole: "
+        f"{given - kept:,}."
     )

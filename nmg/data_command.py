@@ -135,6 +135,11 @@ def _texts_of_file(args: argparse.Namespace) -> list[str]:
     from envs.text.examples import example_text
     from envs.text.readers import read_documents, read_examples
 
+    if args.strict and args.task is None:
+        raise ValueError(
+            f"--strict is given, but without a task the rows of {args.file} are not checked; say "
+            f"whose they are by --task {'|'.join(TASKS)}, or leave --strict out."
+        )
     if args.task is None:
         return read_documents(args.file, args.columns)
     loaded = read_examples(args.file, args.task, args.strict, args.columns)

@@ -92,6 +92,11 @@ class Forecast:
         seconds = self.seconds + other.seconds
         return replace(self, jobs=self.jobs + other.jobs, tokens=tokens, seconds=seconds)
 
+    @property
+    def each(self) -> float:
+        """Predicted seconds of a job by itself."""
+        return self.seconds * _at_once(self.workers) / self.jobs
+
     def against(self, seconds: float) -> str:
         """A line that compares the forecast with what it took."""
         return f"Took {duration(seconds)}; forecast {duration(self.seconds)}."
@@ -107,15 +112,20 @@ def forecast(
         rates: tokens a second by phase, from `probe`.
         workers: processes that share the jobs.
     """
-    from nmg.assembly import core_count
-
     tokens = dict.fromkeys(PHASES, 0)
     for count, job in jobs.values():
         for phase, number in job_tokens(job).items():
             tokens[phase] += count * number
     seconds = sum(number / rates[phase] for phase, number in tokens.items() if number)
-    at_once = min(workers, core_count())
-    return Forecast(sum(count for count, _ in jobs.values()), tokens, seconds / at_once, workers)
+    count = sum(number for number, _ in jobs.values())
+    return Forecast(count, tokens, seconds / _at_once(workers), workers)
+
+
+def _at_once(workers: int) -> int:
+    """Jobs that are computed at the same time."""
+    from nmg.assembly import core_count
+
+    return min(workers, core_count())
 
 
 def forecast_maskings(

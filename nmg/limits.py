@@ -14,6 +14,8 @@ OF_TEXT = (
     *("columns", "strict", "precision"),
 )
 """Settings that do nothing on the testbed, whose domains and model are of fixed size."""
+COUNTING = ("idf", "common", "rare", "keyword", "pmi", "difference")
+"""Strategies that count in a corpus."""
 
 
 def at_least(least: int, **values: int | None) -> None:
@@ -65,6 +67,21 @@ def refuse_idle_reference(reference: str | Path | None, strategies: Collection[s
         raise ConfigError(
             f"--reference is {reference}, but only the strategy difference reads it; leave it out, "
             "or ask for that strategy, too."
+        )
+
+
+def refuse_idle_corpus(files: Collection[Path] | None, strategy: str | None) -> None:
+    """Refuse text to count in where nothing counts.
+
+    Args:
+        files: as given by hand, or ``None``.
+        strategy: by name; ``None`` for a learned policy.
+    """
+    if files and strategy not in COUNTING:
+        who = f"the strategy {strategy}" if strategy else "a policy"
+        raise ConfigError(
+            f"--corpus is {' '.join(map(str, files))}, but {who} counts in no corpus; leave it "
+            f"out, or ask for a strategy that does ({', '.join(COUNTING)})."
         )
 
 

@@ -13,14 +13,15 @@ import numpy as np
 
 from envs.rendering import painted, use_colour
 from nmg.config import TESTBED_MODEL
-from nmg.limits import refuse_idle_reference
+from nmg.limits import COUNTING, refuse_idle_corpus, refuse_idle_reference
 from nmg.options import user_path
 
 if TYPE_CHECKING:
-    from envs.text.corpus import Corpus
+    from envs.text.corpus import Context, Corpus
 
 EXAMPLES = """examples:
   nmg mask --strategy salient --model minilm --text "Ada Lovelace wrote it in 1843."
+  nmg mask --strategy idf --corpus articles.txt --file article.txt
   nmg mask --policy output/squadshifts-new_wiki/minilm/a_neural --file article.txt --budget 0.15
 """
 
@@ -53,6 +54,13 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="general text, from which the strategy difference sets the text apart",
     )
+    parser.add_argument(
+        "--corpus",
+        type=user_path,
+        nargs="+",
+        metavar="FILE",
+        help=f"text that {', '.join(COUNTING)} count in instead of the text itself",
+    )
     parser.add_argument("--budget", type=float, help="share of the tokens (default: the policy's)")
     parser.add_argument("--window", type=int, default=254, help="tokens of a context")
     parser.add_argument("--seed", type=int, default=0, help="of strategies that draw")
@@ -69,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < least:
             raise ValueError(f"{name} is {getattr(args, name)}; it must be at least {least}.")
     refuse_idle_reference(args.reference, [args.strategy] if args.strategy else [])
+    refuse_idle_corpus(args.corpus, args.strategy)
     checkpoint = chosen_checkpoint(args.policy) if args.policy else None
     trained = trained_settings(args.policy) if args.policy else {}
     name = args.model or trained.get("model", "minilm")
@@ -166,11 +175,27 @@ def _strategy(
     return make_strategy(
         args.strategy,
         tokenizer=corpus.tokenizer,
-        contexts=corpus.contexts,
+        contexts=_counted_in(args, corpus, window),
         texts=texts,
         seed=args.seed,
         **of_model(args.strategy, lm, args.reference, window),
     )
+
+
+def _counted_in(args: argparse.Namespace, corpus: Corpus, window: int) -> Sequence[Context]:
+    """The contexts that a strategy counts in: of ``--corpus``, else of the text itself."""
+    from envs.text.corpus import build_corpus
+    from nmg.corpora import AS_TEXT, corpus_texts
+
+    if args.corpus:
+        return build_corpus(corpus_texts(args.corpus, AS_TEXT), corpus.tokenizer, window).contexts
+    # The domain of `difference` may be one text: it asks the other file which words are rare.
+    if len(corpus) == 1 and args.strategy in COUNTING and args.strategy != "difference":
+        raise ValueError(
+            f"The strategy {args.strategy!r} counts in a corpus, but the text is a single context; "
+            "give other text to count in by --corpus."
+        )
+    return corpus.contexts
 
 
 def mask_corpus(corpus: Corpus, policy: Any, budget: float, seed: int = 0) -> list[np.ndarray]:

@@ -297,6 +297,15 @@ def test_corpus_is_read_back_as_one_document_per_text(tmp_path, capsys):
     assert len(read_documents(output.with_name("other.txt"))) == 3
 
 
+def test_a_strict_corpus_of_a_file_needs_its_task(tmp_path):
+    path, output = squad(tmp_path / "x.json", titles=3), tmp_path / "corpus.txt"
+    strict = "corpus", "--file", path, "--output", output, "--strict"
+    with pytest.raises(ValueError, match=r"not checked; say whose they are by --task qa\|"):
+        run(*strict)
+    assert not output.exists()
+    assert run(*strict, "--task", "qa") == 0
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "csv.gz"])
 def test_a_corpus_under_the_name_of_a_table_is_refused(tmp_path, ending):
     path = squad(tmp_path / "x.json", titles=3)

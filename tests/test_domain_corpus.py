@@ -11,6 +11,7 @@ import pytest
 from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
+from nmg import forecast
 from nmg.cli import main
 
 OWN = [f"the cell number {n} binds the protein of the growth" for n in range(12)]
@@ -61,7 +62,8 @@ def labelled(jobs) -> set[tuple[str, ...]]:
 
 def left_out(printed: str) -> tuple[int, int]:
     """Documents given, and left out, as the line says."""
-    given, out = re.findall(r"(\d+) documents; left out, because .*: (\d+)\.", printed)[0]
+    line = r"(\d+) documents; left out, because .* eight words or more .*: (\d+)\."
+    given, out = re.findall(line, printed)[0]
     return int(given), int(out)
 
 
@@ -98,13 +100,20 @@ def test_the_corpus_is_masked_and_few_labels_are_trained_on(
     assert not masked(jobs, tiny_tokenizer) & written(OWN, tiny_tokenizer)
 
 
-def test_noise_is_measured_on_the_corpus(arguments, tmp_path, tiny_tokenizer, jobs, capsys):
+def test_noise_is_measured_on_the_corpus(
+    arguments, tmp_path, tiny_tokenizer, jobs, capsys, monkeypatch
+):
+    monkeypatch.setattr(forecast, "probe", lambda *args: dict.fromkeys(forecast.PHASES, 10.0))
     (tmp_path / "domain.txt").write_text("\n".join(OWN))
     sizes = ["--deals", "2", "--repeats", "2", "--corpus", str(tmp_path / "domain.txt")]
     names = ("task", "dataset", "model", "workers", "window", "max-length")
     settings = [part for name in names for part in _given(arguments, f"--{name}")]
     assert main(["noise", *settings, *sizes]) == 0
-    assert left_out(capsys.readouterr().out) == (len(OWN), 0)
+    printed = capsys.readouterr().out
+    assert left_out(printed) == (len(OWN), 0)
+    tokens = float(re.findall(r"Forecast: 8 score jobs, ([\d.]+) k tokens", printed)[0]) * 1000
+    seconds = float(re.findall(r"A pair of score jobs takes about (.*) s by itself", printed)[0])
+    assert seconds == pytest.approx(2 * tokens / 8 / 10, rel=0.01)  # not what the clock said
     assert masked(jobs, tiny_tokenizer) <= written(OWN, tiny_tokenizer)
 
 

@@ -15,7 +15,7 @@ from envs.tasks.classification import Classification
 from envs.text.corpus import build_corpus
 from envs.text.examples import TextExample
 from envs.world import Deal
-from nmg import progress
+from nmg import assembly, progress
 from nmg.comparison import tabulate
 from nmg.evaluation import INFORMATIVE, evaluate, masking_job, seed_of
 from nmg.forecast import duration, forecast, job_tokens, probe
@@ -74,16 +74,22 @@ def test_maskings_share_the_seed_of_the_job_and_not_their_draws(world):
             budget=0.2,
             settings=AdaptationSettings(),
             run=0,
-            number=0,
+            number=number,
         )
-        for name in ("a", "b", "a")
+        for name, number in (("a", 0), ("b", 0), ("a", 0), ("a", 1))
     ]
     assert jobs[0].seed == jobs[1].seed
     assert jobs[0].key == jobs[2].key != jobs[1].key
+    # Pairs are independent, even on the same deal.
+    assert jobs[3].seed != jobs[0].seed
+    assert len({np.concatenate(job.masks).tobytes() for job in jobs}) == 3
     assert all(mask.sum() == max(1, int(0.2 * len(mask))) for mask in jobs[0].masks)
 
 
-def test_a_forecast_counts_the_tokens_that_the_score_then_reports(tiny_masked_lm, tiny_tokenizer):
+def test_a_forecast_counts_the_tokens_that_the_score_then_reports(
+    tiny_masked_lm, tiny_tokenizer, monkeypatch
+):
+    monkeypatch.setattr(assembly, "core_count", lambda: 2)
     task = Classification(tiny_tokenizer, ("bad", "good"), 32)
     examples = [
         TextExample(str(n), f"the river flows to the sea {n}", ("bad", "good")[n % 2])
@@ -110,6 +116,9 @@ def test_a_forecast_counts_the_tokens_that_the_score_then_reports(tiny_masked_lm
             rates = probe(scorer, job, seconds=0.1)
             said = str(forecast({"x": (10, job)}, rates))
             assert "10 score jobs" in said
+            one, shared = (forecast({"x": (10, job)}, rates, workers) for workers in (1, 2))
+            assert shared.seconds == pytest.approx(one.seconds / 2)
+            assert shared.each == pytest.approx(one.each) == pytest.approx(one.seconds / 10)
             assert all(rate > 0 for rate in rates.values())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nmg import training_report
 from nmg.comparison import as_json, tabulate
 from nmg.comparison_text import as_text, reading
 from nmg.config import TrainingConfig
@@ -21,6 +22,7 @@ from nmg.report.page import (
     settings_sections,
     write_report,
 )
+from nmg.testing_report import _verdicts
 from nmg.training_report import _curves, _lead
 
 
@@ -115,6 +117,22 @@ def test_json_has_every_score_and_no_infinities():
     assert len(values["rows"][0]["scores"]) == 1
 
 
+def test_means_and_deviations_are_those_of_a_sample():
+    scores = {"random": [{"nll": 1.0}, {"nll": 3.0}]}
+    made = tabulate(scores, headline="nll", higher_is_better=False)
+    (row,) = as_json(made)["rows"]
+    assert row["means"] == {"nll": 2.0}
+    assert row["deviations"] == {"nll": pytest.approx(math.sqrt(2))}
+    assert "2.000 ± 1.414" in as_text(made)
+
+
+def test_the_lead_says_who_is_better_and_who_is_worse():
+    assert _verdicts(table()) == (
+        "Against random masking, better: policy <neural>; worse: none; "
+        "no detectable difference: idf."
+    )
+
+
 def test_a_comparison_without_random_is_refused():
     with pytest.raises(ValueError, match="random"):
         tabulate({"idf": [{"f1": 1.0}]}, headline="f1", higher_is_better=True)
@@ -145,12 +163,14 @@ def test_the_report_is_one_file_with_escaped_text(tmp_path):
 
 def test_charts_are_well_formed_and_empty_ones_are_nothing():
     ET.fromstring(interval_chart(table()))
+    assert "difference in f1 to random, per pair (right is better)" in interval_chart(table())
     scores = {"random": [{"nll": 1.0}, {"nll": 1.2}], "lost": [{"nll": math.nan}, {"nll": 1.1}]}
     lost = tabulate(scores, headline="nll", higher_is_better=False)
     assert "nan" not in interval_chart(lost)
     scores = {"none": scores["random"], "mass": scores["lost"]}  # as nmg generation compares
     against_none = tabulate(scores, headline="nll", higher_is_better=False, reference="none")
-    assert "difference in nll to none, per pair" in interval_chart(against_none)
+    label = "difference in nll to none, per pair (left is better)"
+    assert label in interval_chart(against_none)
     ET.fromstring(line_chart({"a & b": [(0, 1.0), (1, float("nan"))]}, "x", "y", marks=[(0, "<")]))
     assert line_chart({"a": []}, "x", "y") == ""
 
@@ -180,7 +200,28 @@ def test_a_gain_is_shown_against_zero_not_against_the_least_gain():
     (zero,) = (line for line in chart.iter("line") if line.get("class") == "zero")
     heights = [float(dot.get("cy")) for dot in chart.iter("circle")]
     base = float(zero.get("y1"))
+    assert max(heights) < base  # y grows downwards
     assert (base - heights[1]) / (base - heights[0]) == pytest.approx(0.0178 / 0.0208, abs=0.005)
+
+
+def test_curves_of_a_training_are_of_the_agent_against_its_rival(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        training_report, "line_chart", lambda series, *args, **marks: drawn.update(series) or ""
+    )
+    records = [
+        {
+            "episode": number,
+            "score": {"agent": {"nll": 1.0}, "random": {"nll": 1.0 + lead}},
+            "validation": {"gain": gain},
+        }
+        for number, (lead, gain) in enumerate([(0.25, -0.5), (0.75, 0.125)])
+    ]
+    _curves(records, "nll", 1, compared=True)
+    assert drawn == {
+        "agent - random": [(1, -0.25), (2, -0.5)],  # running means
+        "gain": [(1, -0.5), (2, 0.125)],
+    }
 
 
 @pytest.mark.parametrize("compared", [True, False])

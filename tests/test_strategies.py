@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from agents.strategies import (
     make_strategy,
 )
 from agents.strategies.base import Batch
-from agents.strategies.collocations import pmi_scores
+from agents.strategies.collocations import pmi_scores, pmi_units
 from agents.strategies.counts import (
     document_frequency,
     inverse_document_frequency,
@@ -37,11 +38,12 @@ from agents.strategies.counts import (
 )
 from agents.strategies.entities import spelled_entities
 from agents.strategies.recurring import recurring_spans
-from agents.strategies.scored import anchor_similarity, domain_anchors
+from agents.strategies.scored import anchor_similarity, domain_anchors, span_means
 from agents.strategies.shuffled import inclusion, systematic
 from agents.strategies.wording import name_words
 from envs.spaces import observation_row, pad_contexts
 from envs.text.corpus import build_corpus
+from nmg.limits import COUNTING
 from nmg.maskings import measured
 
 DOCUMENTS = (
@@ -250,17 +252,23 @@ def test_idf_and_common_take_the_two_ends(tiny_tokenizer):
     assert ends["idf"] < ends["common"]
 
 
-def test_rare_samples_by_the_square_root_of_inverse_counts():
-    table = np.log(np.array([1.0, 1 / 2, 1 / 4]))  # counts 1, 4, 16
-    observation = {
-        "input_ids": np.array([0, 1, 2]),
-        "word_ids": np.arange(3),
-        "maskable": np.ones(3, np.int8),
-        "budget": np.array([1]),
-    }
-    strategy = Table(table, sample=True, seed=0)
-    counts = sum(strategy.predict(observation)[0].astype(int) for _ in range(4000))
-    np.testing.assert_allclose(counts / 4000, np.array([4, 2, 1]) / 7, atol=0.03)
+def shares_of_draws(strategy, tokenizer, text, tokens=1):
+    """How often each token of a text is among those that are masked, (tokens,)."""
+    (context,) = corpus = build_corpus([text], tokenizer, window=64)
+    observation = pad_contexts(list(corpus), np.zeros(1, int), tokenizer, budget=0.1)
+    many = {name: np.repeat(values, 4000, axis=0) for name, values in observation.items()}
+    many["budget"][:] = tokens
+    mask, _ = strategy.predict(many)
+    assert (mask.sum(1) == tokens).all()
+    return mask[:, : len(context)].mean(0)[context.maskable]
+
+
+def test_rare_samples_by_the_square_root_of_inverse_counts(tiny_tokenizer):
+    text = " ".join(["sea"] + 4 * ["river"] + 16 * ["town"])
+    contexts = list(build_corpus([text], tiny_tokenizer, window=64))
+    strategy = make_strategy("rare", tokenizer=tiny_tokenizer, contexts=contexts)
+    shares = shares_of_draws(strategy, tiny_tokenizer, "sea river town")
+    np.testing.assert_allclose(shares, np.array([4, 2, 1]) / 7, atol=0.03)
 
 
 def test_ties_are_broken_at_random_unless_deterministic():
@@ -276,6 +284,13 @@ def test_ties_are_broken_at_random_unless_deterministic():
     )
     means = [np.flatnonzero(strategy.predict(observation)[0]).mean() for _ in range(200)]
     assert np.mean(means) == pytest.approx(24.5, abs=2)
+
+
+def test_words_of_equal_scores_have_equal_means_whatever_their_lengths():
+    spans = np.array([0, 1, 4, 11]), np.array([1, 4, 11, 13])
+    scores = np.array([*[0.1] * 11, 0.0, 1.0])
+    assert sum([0.1] * 3) / 3 != 0.1  # what the means would be
+    np.testing.assert_array_equal(span_means(scores, spans), [0.1, 0.1, 0.1, 0.5])
 
 
 def test_scores_of_minus_infinity_are_never_masked_and_nan_is_refused(tiny_tokenizer):
@@ -308,6 +323,21 @@ def test_pmi_of_known_counts():
     cuts = [2 / 7 * 1 / 4, 2 / 4 * 3 / 7, 2 / 7 * 2 / 7 * 3 / 7]
     assert scores[(a, b, c)] == pytest.approx(math.log(1 / max(cuts)))
     assert (c, c) not in pmi_scores(documents, max_words=3, min_count=2)
+
+
+def test_units_are_the_ngrams_of_highest_pmi_above_zero():
+    def context(*words):
+        n = len(words)
+        return SimpleNamespace(
+            input_ids=np.array(words), word_ids=np.arange(n), maskable=np.ones(n, bool)
+        )
+
+    # p(1 2) / (p(1) p(2)) = 3.84; of 2 1 it is 0.96, of 3 4 it is 24.
+    contexts = [*(context(1, 2) for _ in range(4)), context(2, 1), context(3, 4)]
+    best, second = ((3,), (4,)), ((1,), (2,))
+    assert pmi_units(contexts, size=1, min_count=1) == {best}
+    assert pmi_units(contexts, min_count=1) == {best, second}
+    assert pmi_units(contexts, min_count=2) == {second}
 
 
 def test_pmi_masks_units_as_one(tiny_tokenizer):
@@ -348,6 +378,26 @@ def test_difference_anchors_on_words_of_the_domain_alone(tiny_tokenizer):
     assert tiny_tokenizer.decode(anchors.tolist()) == "protein"
     with pytest.raises(ValueError, match="no word of the domain"):
         make_strategy("difference", contexts=domain, reference_contexts=domain, **given)
+
+
+def test_difference_samples_in_proportion_to_the_similarity(tiny_tokenizer):
+    def contexts(*documents):
+        return list(build_corpus(documents, tiny_tokenizer, window=64))
+
+    anchor, near, far = (int(word.input_ids[1]) for word in contexts("protein", "receptor", "film"))
+    embeddings = np.eye(len(tiny_tokenizer))
+    for word, similarity in ((near, 0.6), (far, 0.2)):
+        embeddings[word, word] = math.sqrt(1 - similarity**2)
+        embeddings[word, anchor] = similarity
+    strategy = make_strategy(
+        "difference",
+        tokenizer=tiny_tokenizer,
+        embeddings=embeddings,
+        contexts=contexts("protein receptor film"),
+        reference_contexts=contexts("film receptor", "receptor film"),
+    )
+    shares = shares_of_draws(strategy, tiny_tokenizer, "film receptor")
+    np.testing.assert_allclose(shares, [1 / 4, 3 / 4], atol=0.03)
 
 
 def text_of(tokenizer, corpus, mask, row=0):
@@ -427,6 +477,14 @@ def test_salient_takes_one_span_a_sentence(bpe_tokenizer):
     assert firsts == {"Marie Holt", "Arden", "1902"}
 
 
+def test_salient_draws_sentences_alike_however_many_entities_they_have(tiny_tokenizer):
+    text = "1 and 2 and 3 and 4 and 5 . and 7 ."
+    strategy = Salient(tiny_tokenizer, names=set(), fill=False)
+    shares = dict(zip(text.split(), shares_of_draws(strategy, tiny_tokenizer, text), strict=True))
+    assert shares["7"] == pytest.approx(1 / 2, abs=0.03)
+    assert [shares[number] for number in "12345"] == pytest.approx([1 / 10] * 5, abs=0.03)
+
+
 def test_salient_does_not_end_sentences_inside_numbers(tiny_tokenizer):
     documents = ["growth in Sel is 3.5 days in Arden."]
     corpus, observation = observe(tiny_tokenizer, 1.0, documents)
@@ -471,6 +529,12 @@ def test_recurring_spans_are_maximal_and_one_stays(tiny_tokenizer):
     mask, _ = strategy.predict(observation)
     assert text_of(tiny_tokenizer, corpus, mask, 3) == "the film is"
     assert mask[4].sum() == 0
+
+
+def test_the_occurrence_that_stays_is_drawn(tiny_tokenizer):
+    strategy = make_strategy("recurring", tokenizer=tiny_tokenizer, fill=False)
+    shares = shares_of_draws(strategy, tiny_tokenizer, "film and film in film", tokens=2)
+    np.testing.assert_allclose(shares, [2 / 3, 0, 2 / 3, 0, 2 / 3], atol=0.03)
 
 
 def test_systematic_sampling_keeps_chances():
@@ -582,7 +646,9 @@ def test_schedules_scale_the_budget(tiny_tokenizer):
     linear = LinearDecay(steps=10, start=1.0, end=0.5)
     assert [linear(0), linear(5), linear(10), linear(99)] == [1.0, 0.75, 0.5, 0.5]
     cosine = CosineDecay(steps=10)
-    assert (cosine(0), cosine(5), cosine(50)) == pytest.approx((1.0, 0.75, 0.5))
+    published = [0.15 * (1 + math.cos(math.pi * step / 10)) + 0.02 for step in range(11)]
+    assert [0.32 * cosine(step) for step in range(11)] == pytest.approx(published)
+    assert cosine(50) == cosine(10)
     assert [CyclicDecay((1.0, 0.5))(step) for step in range(3)] == [1.0, 0.5, 1.0]
     _, observation = observe(tiny_tokenizer, 0.3)
     full = observation["budget"].sum()
@@ -590,6 +656,10 @@ def test_schedules_scale_the_budget(tiny_tokenizer):
     assert scheduled.predict(observation)[0].sum() == full
     scheduled.step = 10
     assert scheduled.predict(observation)[0].sum() == pytest.approx(full / 2, abs=5)
+    observation["budget"][:] = np.array([[0], [1], [2], [3], [9]])
+    for factor, masked in ((0.1, [0, 1, 1, 1, 1]), (0.0, [0] * 5)):
+        low, _ = Scheduled(RandomTokens(), lambda step, factor=factor: factor).predict(observation)
+        assert low.sum(1).tolist() == masked
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         Scheduled(RandomTokens(), lambda step: 1.5).predict(observation)
 
@@ -602,6 +672,17 @@ def test_unknown_names_and_missing_parts_are_named(tiny_tokenizer):
     with pytest.raises(ValueError, match="does not take one of the options"):
         make_strategy("random", colour="red")
     assert isinstance(make_strategy("whole-word"), WholeWords)
+
+
+def test_the_strategies_that_count_in_a_corpus_are_known_by_name(tiny_tokenizer):
+    def refusal(name):
+        try:
+            make_strategy(name, tokenizer=tiny_tokenizer, texts=[])
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    assert {name for name in STRATEGIES if "needs contexts" in refusal(name)} == set(COUNTING)
 
 
 def test_two_hundred_contexts_are_masked_fast():

@@ -12,6 +12,7 @@ from nmg.cli import main
 from nmg.comparison import AGAIN
 from nmg.progress import ProgressBar
 from nmg.testbed_calibration import calibrate, wilson_interval
+from nmg.testbed_command import SHARES, _noise, _share_name, response
 
 
 def test_alarms_are_counted_by_metric_and_no_domain_is_used_twice(monkeypatch) -> None:
@@ -58,6 +59,30 @@ def test_a_measurement_in_the_testbed_says_what_it_will_cost(tmp_path, monkeypat
     assert len(done) == 4 + 11
     assert main([*command, "--calibrate", "1", "--seeds", "3"]) == 2
     assert "--calibrate is 1 and --seeds 3" in capsys.readouterr().err
+
+
+def test_the_effect_of_the_best_mask_is_told_against_the_noise_of_random_ones() -> None:
+    nll = {"random": (1.0, 1.2), AGAIN: (1.1, 1.3), "best mask": (0.7, 1.0)}
+    scores = {
+        name: [{"nll": value, "accuracy": 100 - 10 * value} for value in values]
+        for name, values in nll.items()
+    }
+    assert _noise(scores).splitlines() == [
+        f"{metric}: best against random {effect}, two random masks differ by {noise} (sd): 3.0 "
+        "times."
+        for metric, effect, noise in (("nll", "0.300", "0.100"), ("accuracy", "3.000", "1.000"))
+    ]
+
+
+def test_the_response_is_the_paired_difference_to_random() -> None:
+    """Two pairs: Student's 95% interval is 12.706 deviations of the mean to either side."""
+    scores = {"random": [{"nll": 1.0}, {"nll": 2.0}]}
+    for share in SHARES:
+        low, high = 1.0 - share + 0.1, 2.0 - share - 0.1
+        scores[_share_name(share)] = [{"nll": x, "informative": share} for x in (low, high)]
+    half = 12.706 * 0.1
+    expected = [(share, -share, -share - half, -share + half) for share in SHARES]
+    np.testing.assert_allclose(response(scores, "nll"), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(

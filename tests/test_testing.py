@@ -12,6 +12,7 @@ from tiny_run import train_arguments, write_model, write_texts
 
 from envs.adaptation.scorer import Scorer
 from envs.models.loading import load_language_model
+from envs.references import UniformRandom
 from envs.rendering import painted
 from envs.spaces import token_budget
 from envs.text.corpus import build_corpus
@@ -23,10 +24,11 @@ from nmg.mask_command import mask_corpus, masked_spans
 from nmg.maskings import policy_name
 from nmg.options import build, read_settings
 from nmg.run_folders import write_settings
+from nmg.statistics import seeds_needed
 from nmg.testing import gather_maskings
 from nmg.testing_setup import build_test_setup
 from tests.conftest import SENTENCES
-from tests.stub_world import Everything
+from tests.stub_world import Everything, StubExecutor, StubWorld, stub_score
 
 
 @pytest.fixture
@@ -195,6 +197,30 @@ def test_a_fixed_strategy_needs_no_model_but_its_tokenizer(run, capsys):
     assert "There is no language model" in capsys.readouterr().err
 
 
+def test_strategies_that_count_are_shown_with_a_corpus_to_count_in(run, tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the river\n\nthe river and the sea\n\nthe river and the town\n")
+    command = ["mask", "--model", str(run.parent / "model"), "--text", "the river and the sea"]
+
+    def shown(strategy, *more):
+        code = main([*command, "--budget", "0.2", "--strategy", strategy, *more])
+        printed = capsys.readouterr()
+        return printed.out.strip() if code == 0 else printed.err
+
+    assert shown("idf", "--corpus", str(corpus)) == "the river and the [sea]"
+    assert shown("common", "--corpus", str(corpus)) == "[the] river and the sea"
+    for name in ("idf", "common", "rare", "keyword", "pmi"):
+        assert "a single context; give other text to count in by --corpus." in shown(name)
+        assert "[" in shown(name, "--corpus", str(corpus), str(corpus))
+    assert "[" in shown("idf", "--window", "3")  # two contexts, to count in each other
+    told = shown("span", "--corpus", str(corpus))
+    assert "but the strategy span counts in no corpus" in told
+    assert told.count("\n") == 1
+    policy = ["mask", "--policy", str(run), "--text", "a", "--corpus", str(corpus)]
+    assert main(policy) == 2
+    assert "a policy counts in no corpus" in capsys.readouterr().err
+
+
 def test_a_folder_called_as_the_testbeds_model_is_a_folder(run, capsys, monkeypatch):
     made = []
 
@@ -349,6 +375,41 @@ def test_noise_separates_masks_from_seeds(capsys):
     assert noise.masks == pytest.approx(3, rel=0.05)
     assert noise.wrong_sign < 0.15
     assert noise_of(rng.normal(size=(4000, 5))).wrong_sign == pytest.approx(0.5, abs=0.02)
+
+
+def test_noise_compares_two_maskings_that_share_their_seeds(tiny_tokenizer):
+    import numpy as np
+
+    from nmg.noise_command import measure
+
+    executor, deals, repeats = StubExecutor(), 3, 4
+    on = SimpleNamespace(world=StubWorld(tiny_tokenizer), random=UniformRandom())
+    config = build(TrainingConfig, {"budget": 0.2})
+    found = measure(config, on, executor, deals, repeats)["accuracy"]
+    pairs = list(zip(executor.jobs[::2], executor.jobs[1::2], strict=True))
+    assert all(one.seed == other.seed for one, other in pairs)
+    assert len({one.seed for one, _ in pairs}) == deals * repeats
+    drawn = [[np.concatenate(job.masks).tobytes() for job in pair] for pair in pairs]
+    assert all(drawn[n] == drawn[n - n % repeats] for n in range(len(drawn)))  # repeats share them
+    assert len({mask for pair in drawn for mask in pair}) == 2 * deals
+    expected = [
+        stub_score(one).metrics["accuracy"] - stub_score(other).metrics["accuracy"]
+        for one, other in pairs
+    ]
+    np.testing.assert_array_equal(found, np.reshape(expected, (deals, repeats)))
+
+
+def test_noise_is_told_with_the_effects_that_it_hides():
+    import numpy as np
+
+    from nmg.noise_command import describe
+
+    # Variance 2 over seeds; of the means 8, from which 2 / 2 is taken off; in all 9.
+    lines = describe("nll", np.array([[1.0, 3.0], [-1.0, -3.0]]), False, pair=2.0).splitlines()
+    assert lines[0] == "nll (lower is better)"
+    assert "sd 1.414 over training seeds, sd 2.646 over masks" in lines[1]
+    effects = ", ".join(f"{effect:g}: {seeds_needed(3, effect)}" for effect in (1.5, 3, 6))
+    assert lines[4].endswith(f"(80% power): {effects}")
 
 
 def test_the_seeds_asked_for_make_the_sign_right_nine_times_in_ten():

@@ -138,6 +138,14 @@ def test_scored_text_is_found_in_scripts_without_spaces():
     assert without_overlap([*apart, *around], scored) == apart
 
 
+def test_a_scored_text_of_fewer_than_eight_words_counts_only_as_a_whole_document():
+    eight = "the flight from boston to denver was late"
+    seven = eight.removesuffix(" late")
+    for scored, kept in ((eight, [seven]), (seven, [f"so {seven} today"])):
+        documents = [f"{scored.upper()}.", f"so {scored} today", seven]
+        assert without_overlap([*documents, "apart"], [scored]) == [*kept, "apart"]
+
+
 def test_fine_tuning_examples_are_those_of_the_sampled_contexts(tiny_tokenizer):
     world = question_world(tiny_tokenizer)
     deal = world.deal(seed(1))

@@ -111,8 +111,8 @@ class Entities(Strategy):
 
 
 class Salient(Entities):
-    """One salient span, an entity or a date, of each sentence (Guu et al. 2020, REALM; Roberts et
-    al. 2020, arXiv 2002.08910).
+    """One salient span of each sentence: a name, a date or a number (after Guu et al. 2020, REALM,
+    and Roberts et al. 2020, arXiv 2002.08910, who take names and dates).
 
     Sentences come in random order until the budget is full. Published work also chooses the
     *sentences* it trains on; this is the choice of masks alone. Arguments as for ``Entities``.

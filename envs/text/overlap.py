@@ -1,4 +1,4 @@
-"""Which documents of a corpus hold a text, or are part of one."""
+"""Which documents of a corpus hold a text, or are part of one, by eight words or more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ RUN = 8
 
 
 def without_overlap(documents: Iterable[str], texts: Iterable[str]) -> list[str]:
-    """The documents that neither hold one of the texts nor are part of one, by their words.
+    """The documents that neither hold one of the texts nor are part of one, by eight words or more
+    or as a whole.
 
     Raises:
         EmptyCorpusError: if that is none of them.
@@ -30,7 +31,8 @@ def without_overlap(documents: Iterable[str], texts: Iterable[str]) -> list[str]
 
 
 def overlapping(documents: Iterable[str], texts: Iterable[str]) -> list[bool]:
-    """Of each document whether it holds one of the texts or is part of one, by their words."""
+    """Of each document whether it holds one of the texts or is part of one, by eight words or more
+    or as a whole."""
     known = {plain_words(text) for text in texts}
     starts, inner = _runs(known, firsts=True), _runs(known, firsts=False)
     return [_overlaps(document, known, starts, inner) for document in documents]
