@@ -237,3 +237,25 @@ def test_languages_are_special_tokens_that_have_no_other_role(tmp_path):
             load_seq2seq(str(tmp_path), languages=languages)
     lm = load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
     assert lm.start_ids == (tokenizer.convert_tokens_to_ids("de_DE"),)
+
+
+def test_a_tokenizer_with_languages_must_be_told_them(tmp_path):
+    """It would mark the targets as sources; a folder that says its languages loads without."""
+    letters = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
+    codes = [(code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES]
+    nllb = {piece: number for number, (piece, _) in enumerate(letters)}
+    for number, tokenizer in enumerate(
+        (
+            transformers.MBartTokenizer(vocab=[*letters, *codes, ("<mask>", 0.0)]),
+            transformers.MBart50Tokenizer(vocab=[*letters, *codes, ("<mask>", 0.0)]),
+            transformers.NllbTokenizer(vocab=nllb, merges=[]),
+        )
+    ):
+        folder = tmp_path / str(number)
+        new_model("mbart", "seq2seq", tokenizer, SIZE).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(ValueError, match=r"was told none; give --languages.*such as a\w+,"):
+            load_seq2seq(str(folder))
+        tokenizer.tgt_lang = "deu_Latn" if number == 2 else "de_DE"
+        tokenizer.save_pretrained(folder)
+        assert load_seq2seq(str(folder)).tokenizer.tgt_lang == tokenizer.tgt_lang
