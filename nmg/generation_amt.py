@@ -26,20 +26,23 @@ class AdversarialObjective:
         config: what is masked, and which model is fused.
 
     Attributes:
-        fingerprint: of the weights that it reads besides the translator's; empty without any.
+        fingerprint: of these settings, and of the weights of what is fused in.
     """
 
     def __init__(self, config: GenerationConfig) -> None:
         from envs.models.loading import load_language_model
+        from envs.tasks.task import short_digest
 
         self._settings, data = config.comparison, config.data
-        self._states, self._width, self.fingerprint = None, 0, ""
+        self._states, self._width, weights = None, 0, ""
         if self._settings.fused is not None:
             fused = load_language_model(
                 self._settings.fused, device=data.device, precision=data.precision
             )
             self._states, self._width = _states(fused), fused.width
-            self.fingerprint = fused.fingerprint
+            weights = fused.fingerprint
+        given = self._settings
+        self.fingerprint = short_digest(given.ratio, given.mask_embedding, given.smoothing, weights)
 
     def __call__(self, model: Seq2SeqModel) -> Objective:
         from agents.adversarial_translation import (

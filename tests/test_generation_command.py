@@ -22,6 +22,7 @@ from envs.tasks.generation import Generation
 from envs.text.corpus import build_corpus, target_language
 from nmg.cli import main
 from nmg.generation import arm_jobs, gather
+from nmg.generation_amt import AdversarialObjective
 from nmg.generation_arms import Arm, arms
 from nmg.generation_config import (
     GenerationAdaptation,
@@ -280,6 +281,20 @@ def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path
     assert command(place, out, *placed) == 2
     assert "did you mean 'salient'" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_another_objective_has_scores_of_its_own(place):
+    changed = ({}, {"ratio": 0.3}, {"mask_embedding": "learned"}, {"smoothing": 0.0})
+    prints = [AdversarialObjective(config_of(place, **each)).fingerprint for each in changed]
+    assert len(set(prints)) == 4
+    assert AdversarialObjective(config_of(place)).fingerprint == prints[0]
+    model = load_seq2seq(str(place / "model"))
+    task = Generation(model.tokenizer)
+    made = [
+        GenerationScorer(model, task, objective=objective).fingerprint
+        for objective in (None, *(AdversarialObjective(config_of(place, **c)) for c in changed))
+    ]
+    assert len(set(made)) == 5
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -71,6 +71,16 @@ def test_the_same_job_gives_the_same_score_whatever_ran_before(model, task, job)
 
 def test_another_search_has_scores_of_its_own(model, task):
     mine = GenerationScorer(model, task).fingerprint
+    assert GenerationScorer(model, task, settings=GenerationSettings()).fingerprint == mine
+    pytest.importorskip("rouge_score")
+    others = [
+        GenerationScorer(model, task, settings=GenerationSettings(beams=4)),
+        GenerationScorer(model, task, settings=GenerationSettings(smoothing=0.0)),
+        GenerationScorer(model, Generation(model.tokenizer, "rouge", 64, 40)),
+        GenerationScorer(model, Generation(model.tokenizer, "bleu", 64, 5)),
+    ]
+    assert len({mine, *(scorer.fingerprint for scorer in others)}) == 5
+    assert len(mine) < 64  # a folder is called so
     model.model.generation_config.no_repeat_ngram_size = 3
     assert GenerationScorer(model, task).fingerprint != mine
 
