@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 from envs.adaptation.generation_scorer import GenerationScorer
 from envs.adaptation.mass import fragment_length
 from envs.generation_building import build_generation_world
-from envs.models.loading import load_seq2seq
+from envs.models.loading import load_language_model, load_seq2seq
 from envs.models.new_model import ModelSize, new_model
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
 from envs.text.corpus import build_corpus, target_language
+from envs.text.examples import GenerationExample
 from nmg.cli import main
 from nmg.generation import arm_jobs, gather
 from nmg.generation_amt import AdversarialObjective
@@ -42,6 +44,14 @@ pytest.importorskip("sacrebleu")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("generation"))
+
+
+@pytest.fixture(scope="module")
+def bert(place):
+    where = ["--corpus", str(place / "corpus.txt"), "--output", str(place / "bert")]
+    small = ["--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "330"]
+    assert main(["new-lm", "--architecture", "bert", *where, *small]) == 0
+    return place / "bert"
 
 
 def command(place, output, *more):
@@ -297,13 +307,29 @@ def test_another_objective_has_scores_of_its_own(place):
     assert len(set(made)) == 5
 
 
+def test_what_is_fused_in_reads_the_source_as_it_was_cut(place, bert):
+    """And no more, whatever it takes; what was not cut it reads to the end."""
+    model = load_seq2seq(str(place / "model"))
+    source = " ".join(SENTENCES)
+    data = GenerationData(model=str(place / "model"), prefix="say: ")
+    config = GenerationConfig(data, GenerationComparison(objective=("amt",), fused=str(bert)))
+    long = Generation(model.tokenizer, max_source_length=60, prefix="say: ")
+    short = Generation(model.tokenizer, max_source_length=9, prefix="say: ")
+    reader = load_language_model(str(bert)).tokenizer
+    for task, text in ((long, SENTENCES[0]), (short, source)):
+        (pair,) = task.features([GenerationExample("", text, ("no",))], training=True)
+        seen = model.tokenizer.decode(pair.source_ids, skip_special_tokens=True)
+        read = reader(seen.removeprefix("say:"))["input_ids"]
+        states, _ = AdversarialObjective(config)(model)._states([pair])
+        assert states.shape[1] == len(read)
+    assert 2 < len(read) < 12
+
+
 @pytest.mark.parametrize("fused", [False, True])
-def test_adversarial_translation_runs(place, tmp_path, capsys, fused):
+def test_adversarial_translation_runs(place, bert, tmp_path, capsys, fused):
     more = []
     if fused:
-        where = ["--corpus", str(place / "corpus.txt"), "--output", str(tmp_path / "bert")]
-        small = ["--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "330"]
-        assert main(["new-lm", "--architecture", "bert", *where, *small]) == 0
+        copytree(bert, tmp_path / "bert")
         more = ["--fused", str(tmp_path / "bert"), "--mask-embedding", "learned"]
     # The arm before it trains the same model: what it leaves must not be where amt starts.
     outputs = []
