@@ -259,3 +259,39 @@ def test_a_tokenizer_with_languages_must_be_told_them(tmp_path):
         tokenizer.tgt_lang = "deu_Latn" if number == 2 else "de_DE"
         tokenizer.save_pretrained(folder)
         assert load_seq2seq(str(folder)).tokenizer.tgt_lang == tokenizer.tgt_lang
+
+
+def encoder_decoder(tokenizer, **positions):
+    halves = [
+        transformers.BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=positions[half],
+        )
+        for half in ("encoder", "decoder")
+    ]
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(*halves)
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
+    return transformers.EncoderDecoderModel(config)
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(40, 24), (24, 40)])
+def test_encoder_and_decoder_of_berts_kind_have_their_own_lengths(encoder, decoder):
+    tokenizer = train_tokenizer(SENTENCES, "wordpiece", vocab_size=330, max_length=10**9)
+    model = encoder_decoder(tokenizer, encoder=encoder, decoder=decoder)
+    model.config.decoder_start_token_id = tokenizer.cls_token_id
+    lm = Seq2SeqModel("two", model, tokenizer)
+    assert (lm.max_source_length, lm.max_length) == (encoder, 24)
+    source, target = np.full(encoder, 9), np.full(24, 9)
+    with torch.inference_mode():
+        losses = lm.token_losses(lm.sources([source]), [lm.shifted(target)], [target])
+    assert losses.shape == (24,)
+
+
+def test_a_decoder_that_does_not_know_its_start_says_so(tokenizers):
+    model = encoder_decoder(tokenizers["wordpiece"], encoder=24, decoder=24)
+    with pytest.raises(ValueError, match="'two' has no decoder_start_token_id, from which"):
+        Seq2SeqModel("two", model, tokenizers["wordpiece"])
