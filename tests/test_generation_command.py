@@ -378,3 +378,4 @@ def test_errors_are_one_sentence(place, tmp_path, capsys, arguments, message):
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="pairs is -1"):
         GenerationComparison(pairs=(5, -1))
+        (["--placement", "uniform", "none", "--pairs", "3"], "placement is none; a fragment"),
