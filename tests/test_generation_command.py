@@ -26,6 +26,7 @@ from nmg.cli import main
 from nmg.generation import arm_jobs, gather
 from nmg.generation_amt import AdversarialObjective
 from nmg.generation_arms import Arm, arms
+from nmg.generation_command import diverged
 from nmg.generation_config import (
     GenerationAdaptation,
     GenerationComparison,
@@ -285,6 +286,24 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert (out / "results.json").read_bytes() == written
 
 
+def test_an_arm_that_diverged_is_told(place, tmp_path, capsys):
+    """Where it is the pre-training alone, the reference is fine, and nothing is said of it."""
+    diverging = ["--pairs", "2", "3", "--pretrain-lr", "1e30", "--precision", "fp32"]
+    assert command(place, tmp_path, "--objective", "mass", *diverging) == 0
+    sentence = (
+        "mass k=0.5, fine-tuned on {} pairs: the training diverged in 2 of 2 seeds; its scores say "
+        "nothing; give a lower --finetune-lr or --pretrain-lr.\n"
+    )
+    for text in (capsys.readouterr().out, (tmp_path / "table.txt").read_text()):
+        assert sentence.format(2) + sentence.format(3) in text
+        assert text.count("training diverged") == 2
+    scores = [{"nll": 1.0}, {"nll": float("nan")}, {"nll": float("inf")}]
+    assert diverged({0: {"none": scores}}, [Arm("none")]) == [
+        "none: the training diverged in 2 of 3 seeds; its scores say nothing; "
+        "give a lower --finetune-lr."
+    ]
+
+
 def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path, capsys):
     out = tmp_path / "results"
     placed = ["--objective", "mass", "--pairs", "2", "--placement", "uniform", "sallient"]
@@ -362,6 +381,7 @@ def test_adversarial_translation_runs(place, bert, tmp_path, capsys, fused):
         (["--languages", "de"], "a source and a target"),
         (["--objective", "mas"], "must be one of none, mass"),
         (["--placement", "idff", "--pairs", "3"], "did you mean 'idf'"),
+        (["--placement", "uniform", "none", "--pairs", "3"], "placement is none; a fragment"),
     ],
 )
 def test_errors_are_one_sentence(place, tmp_path, capsys, arguments, message):
@@ -378,4 +398,3 @@ def test_errors_are_one_sentence(place, tmp_path, capsys, arguments, message):
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="pairs is -1"):
         GenerationComparison(pairs=(5, -1))
-        (["--placement", "uniform", "none", "--pairs", "3"], "placement is none; a fragment"),
