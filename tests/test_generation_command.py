@@ -9,11 +9,12 @@ from shutil import copytree
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import MBartTokenizer
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
-from envs.adaptation.generation_scorer import GenerationScorer
+from envs.adaptation.generation_scorer import GenerationScorer, target_losses
 from envs.adaptation.mass import fragment_length
 from envs.generation_building import build_generation_world
 from envs.models.loading import load_language_model, load_seq2seq
@@ -117,6 +118,9 @@ def test_jobs_of_one_seed_share_everything_but_the_masks(place):
     again = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=1))
     other = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=2))
     assert again[3].key == jobs["mass k=0.5"][3].key != other[3].key
+    mine = jobs["mass k=0.5"][3]
+    assert {id(pair) for pair in other[3].train} != {id(pair) for pair in mine.train}
+    assert [mask.tobytes() for mask in other[3].masks] != [mask.tobytes() for mask in mine.masks]
 
 
 def test_a_placement_that_knows_no_rules_keeps_to_them(place):
@@ -129,6 +133,22 @@ def test_a_placement_that_knows_no_rules_keeps_to_them(place):
     for context, mask in zip(job.contexts, job.masks, strict=True):
         assert not mask[~context.maskable].any()
         assert mask.sum() == fragment_length(int(context.maskable.sum()), 0.25)
+
+
+def test_a_strategy_names_half_as_many_tokens_as_its_fragment_has(place, monkeypatch):
+    asked = []
+
+    class Spy(Everything):
+        def predict(self, observation, *rest, **options):
+            asked.extend(observation["budget"][:, 0].tolist())
+            return super().predict(observation, *rest, **options)
+
+    monkeypatch.setattr("agents.strategies.make_strategy", lambda name, **given: Spy())
+    config = config_of(place, pairs=(3,), test_examples=2)
+    model = load_seq2seq(str(place / "model"))
+    material = gather(config, model, Generation(model.tokenizer))
+    ((_, job),) = arm_jobs(config, material, Arm("mass", 0.5, "idf"), seed=1)
+    assert asked[-len(job.masks) :] == [round(mask.sum() / 2) for mask in job.masks]
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +362,29 @@ def test_what_is_fused_in_reads_the_source_as_it_was_cut(place, bert):
         states, _ = AdversarialObjective(config)(model)._states([pair])
         assert states.shape[1] == len(read)
     assert 2 < len(read) < 12
+
+
+def test_a_batch_that_is_fused_equals_each_pair_alone(place, bert):
+    """And the encoder reads what is fused in, not only the decoder."""
+    model = load_seq2seq(str(place / "model"))
+    comparison = GenerationComparison(objective=("amt",), fused=str(bert))
+    config = GenerationConfig(GenerationData(model=str(place / "model")), comparison)
+    objective = AdversarialObjective(config)(model).eval()
+    model.model.eval()
+    texts = ("the river", SENTENCES[0])
+    pairs = Generation(model.tokenizer).features(
+        [GenerationExample("", text, (SENTENCES[1],)) for text in texts], training=True
+    )
+    with torch.inference_mode():
+        sources = objective._others[0].inputs(pairs)
+        _, unread = objective._encode(sources, pairs, None)
+        torch.nn.init.normal_(objective.fusion.out.weight)
+        _, states = objective._encode(sources, pairs, None)
+        assert ((states - unread).abs().amax(dim=(1, 2)) > 1e-3).all()
+        together = target_losses(model, objective.inputs(pairs), pairs)
+        alone = [target_losses(model, objective.inputs([pair]), [pair]) for pair in pairs]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("fused", [False, True])

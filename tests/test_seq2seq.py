@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -154,6 +155,49 @@ def test_the_decoder_starts_as_in_training(name, tokenizers):
         for beams in (1, 2):
             rows = lm.generate(lm.sources([target, target[:4]]), max_new_tokens=4, beams=beams)
             assert [tuple(row[:2].tolist()) for row in rows] == [lm.start_ids] * 2
+
+
+def test_a_beam_as_wide_as_all_sequences_finds_the_best():
+    """Of eight words and four steps; one that is greedy does not find it for every model."""
+    special = ["<pad>", "<s>", "</s>", "<mask>", "<unk>"]
+    vocab = {token: number for number, token in enumerate([*special, *"abc"])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+    )
+    steps, end, source = 4, vocab["</s>"], np.array([1, 5, 6, 7, 2])
+    sequences = [
+        each
+        for length in range(1, steps + 1)
+        for each in product(range(len(vocab)), repeat=length)
+        if end not in each[:-1] and (each[-1] == end or length == steps)
+    ]
+    targets = [np.array(each) for each in sequences]
+    lengths = [len(each) for each in sequences]
+    greedy = 0
+    for seed in range(4):
+        lm = Seq2SeqModel("t5", new_model("t5", "seq2seq", tokenizer, SIZE, seed=seed), tokenizer)
+        lm.model.eval()
+        with torch.inference_mode():
+            lm.flat.weights.mul_(1.6)  # words differ more in how likely they are
+            inputs = {
+                name: row.repeat(len(targets), 1) for name, row in lm.sources([source]).items()
+            }
+            losses = lm.token_losses(inputs, [lm.shifted(each) for each in targets], targets)
+            means = [float(part.mean()) for part in losses.split(lengths)]
+            best = [lm.start_ids[0], *sequences[int(np.argmin(means))]]
+            one, many = (
+                lm.generate(lm.sources([source]), max_new_tokens=steps, beams=beams)[0].tolist()
+                for beams in (1, len(vocab) ** steps // 8)
+            )
+        assert many == best
+        greedy += one == best
+    assert greedy < 4
 
 
 @pytest.mark.parametrize("unknown", ["<unk>", None])
