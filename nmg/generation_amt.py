@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from envs.adaptation.generation_scorer import Objective
     from envs.models.language_model import LanguageModel
     from envs.models.seq2seq import Seq2SeqModel
+    from envs.tasks.generation import PairFeature
 
-States = Callable[[Sequence[Any]], "tuple[torch.Tensor, torch.Tensor]"]
+States = Callable[[Any, Sequence[Any]], "tuple[torch.Tensor, torch.Tensor]"]
 
 
 class AdversarialObjective:
@@ -26,20 +28,23 @@ class AdversarialObjective:
         config: what is masked, and which model is fused.
 
     Attributes:
-        fingerprint: of the weights that it reads besides the translator's; empty without any.
+        fingerprint: of these settings, and of the weights of what is fused in.
     """
 
     def __init__(self, config: GenerationConfig) -> None:
         from envs.models.loading import load_language_model
+        from envs.tasks.task import short_digest
 
         self._settings, data = config.comparison, config.data
-        self._states, self._width, self.fingerprint = None, 0, ""
+        self._states, self._width, weights = None, 0, ""
         if self._settings.fused is not None:
             fused = load_language_model(
                 self._settings.fused, device=data.device, precision=data.precision
             )
-            self._states, self._width = _states(fused), fused.width
-            self.fingerprint = fused.fingerprint
+            self._states, self._width = _states(fused, data.prefix), fused.width
+            weights = fused.fingerprint
+        given = self._settings
+        self.fingerprint = short_digest(given.ratio, given.mask_embedding, given.smoothing, weights)
 
     def __call__(self, model: Seq2SeqModel) -> Objective:
         from agents.adversarial_translation import (
@@ -55,23 +60,29 @@ class AdversarialObjective:
             model.model,
             special_marks(model.tokenizer).tolist(),
             AdversarialTranslationSettings(ratio=given.ratio, embedding=given.mask_embedding),
-            states=self._states,
+            states=self._states and partial(self._states, model.tokenizer),
             states_width=self._width,
         )
 
 
-def _states(lm: LanguageModel) -> States:
-    """States of a pre-trained encoder of the sources, computed once a source."""
+def _states(lm: LanguageModel, prefix: str = "") -> States:
+    """States of a pre-trained encoder of the sources, computed once a source.
+
+    Args:
+        lm: the encoder.
+        prefix: written before every source of the translator, not before its own.
+    """
     import torch
 
     lm.model.eval()
     known: dict[str, torch.Tensor] = {}
 
-    def states(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def states(tokenizer: Any, pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         texts = [pair.example.source for pair in pairs]
-        new = [text for text in dict.fromkeys(texts) if text not in known]
+        new = {pair.example.source: pair for pair in pairs if pair.example.source not in known}
         if new:
-            encoded = lm.tokenizer(new, truncation=True, max_length=lm.max_length, verbose=False)
+            read = [_read(tokenizer, pair, prefix) for pair in new.values()]
+            encoded = lm.tokenizer(read, truncation=True, max_length=lm.max_length, verbose=False)
             sequences = [np.asarray(ids) for ids in encoded["input_ids"]]
             with torch.no_grad():
                 packed_TF = lm.hidden_states(sequences)
@@ -83,3 +94,16 @@ def _states(lm: LanguageModel) -> States:
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True), real_BS
 
     return states
+
+
+def _read(tokenizer: Any, pair: PairFeature, prefix: str) -> str:
+    """The part of a source that the translator's tokens reach to: longer ones were cut."""
+    text = prefix + pair.example.source
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        max_length=len(pair.source_ids),
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return text[len(prefix) : max(end for _, end in encoded["offset_mapping"])]

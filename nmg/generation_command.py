@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import time
 from dataclasses import replace
@@ -127,7 +128,9 @@ def compare_objectives(config: GenerationConfig, folder: Path) -> dict[int, Comp
         )
         for count in comparison.pairs
     }
-    print("\n" + write_results(folder, setup.about, tables, comparison.all_seeds))
+    about = "\n".join([setup.about, *diverged(scores, rows)])
+    told = write_results(folder, about, tables, comparison.all_seeds)
+    print("\n".join(["", *diverged(scores, rows), told]))
     for placement in setup.policies:
         checkpoint = chosen_checkpoint(Path(placement))
         print(f"{placement}: {described_choice(Path(placement), checkpoint)}")
@@ -190,6 +193,26 @@ def score(
     if predicted is None:
         return scores, "All scores were there."
     return scores, predicted.against(time.perf_counter() - started)
+
+
+def diverged(
+    scores: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]], rows: Sequence[Arm]
+) -> list[str]:
+    """A sentence for each arm, of each number of pairs, whose training gave what is no number."""
+    told = []
+    for count, by_arm in scores.items():
+        where = f", {_pairs(count)}" if len(scores) > 1 else ""
+        for arm in rows:
+            seeds = by_arm[arm.name]
+            bad = sum(not math.isfinite(metrics["nll"]) for metrics in seeds)
+            if bad:
+                lower = "--finetune-lr" + ("" if arm.k is None else " or --pretrain-lr")
+                told.append(
+                    f"{arm.name}{where}: the training diverged in {bad} of {len(seeds)} "
+                    f"{'seed' if len(seeds) == 1 else 'seeds'}; its scores say nothing; "
+                    f"give a lower {lower}."
+                )
+    return told
 
 
 def write_results(

@@ -100,6 +100,11 @@ class GenerationComparison:
         for name in ("k", "placement", "pairs"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} names nothing; give at least one, or leave it out.")
+        if NONE in self.placement:
+            raise ConfigError(
+                "placement is none; a fragment lies somewhere: give uniform, a strategy or a run "
+                "folder."
+            )
         for count in self.pairs:
             at_least(0, pairs=count)
         if len(set(self.pairs)) < len(self.pairs):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 from agents.adversarial import ABOUT, AdversarialMasking, AdversarySettings
@@ -80,6 +81,17 @@ def test_it_follows_the_language_model():
     learn(adversary, 150, rng, noise=0.5)
     learn(adversary, 300, rng, lambda ids: -hard(ids), noise=0.5)
     assert hard_share(adversary, True) < 0.05
+
+
+def test_its_gradient_is_scaled_down_to_the_norm():
+    norms = []
+    for most in (1e9, 1e-3):
+        adversary = AdversarialMasking(VOCAB, replace(FAST, max_grad_norm=most))
+        learn(adversary, 1, np.random.default_rng(0))
+        gradients = [each.grad.flatten() for each in adversary.module.parameters()]
+        norms.append(float(torch.cat(gradients).norm()))
+    assert norms[0] > 0.01
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize(("floor", "low", "high"), [(0.9, 0.84, 0.94), (0.0, 0.0, 0.8)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from agents.adversarial_module import adversarial_loss
 from agents.adversarial_translation import AdversarialTranslation, AdversarialTranslationSettings
 from envs.adaptation.generation_scorer import GenerationScorer, Translation
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
@@ -94,6 +95,31 @@ def test_the_three_terms_and_the_share_masked(tokenizers):
     total.backward()
     for part in (objective.module.score, objective.source_head):
         assert part.weight.grad.abs().sum() > 0
+
+
+def test_the_terms_are_what_they_are_said_to_be(tokenizers):
+    """The source loss is that of all tokens but special ones, masked or not, by its weight; the
+    adversary learns from the standardised losses of those that are masked."""
+    model, task = make("bart", tokenizers)
+    torch.manual_seed(0)
+    settings = AdversarialTranslationSettings(source_weight=0.5, adversary_weight=2.0)
+    objective = objective_of(model, settings).eval()
+    model.model.eval()
+    features = task.features(COPY, training=True)
+    for _ in range(2):  # the running mean is not that of the batch
+        objective.loss(features)
+        ids, mask = objective.last_mask
+        sources = model.sources([feature.source_ids for feature in features])
+        _, states = objective._encode(sources, features, mask)
+        losses = -objective.source_head(states).log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        words = ~torch.isin(ids, torch.tensor(model.tokenizer.all_special_ids))
+        expected = 0.5 * losses[words].mean().item()
+        assert objective.last_terms["source"] == pytest.approx(expected, rel=1e-5)
+        scores = objective.module(ids, sources["attention_mask"].bool())
+        advantage = objective.losses.standardised(losses.detach())
+        adversary, _ = adversarial_loss(scores, words, mask, advantage, settings.adversary)
+        expected = 2.0 * adversary.item()
+        assert objective.last_terms["adversary"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from envs.tasks.classification import Classification
+from envs.testbed.world import TopicClassification
 from envs.text.examples import TextExample
 
 EXAMPLES = [
@@ -36,6 +37,17 @@ def test_features_are_the_tokenizers_ids_and_the_labels_number(task, tiny_tokeni
         assert feature.input_ids.tolist() == tiny_tokenizer(example.text)["input_ids"]
         assert feature.input_ids.dtype == np.int32
         assert feature.token_type_ids.dtype == np.int8
+
+
+def test_other_labels_or_pooling_have_scores_of_their_own(tiny_tokenizer, task):
+    others = [
+        Classification(tiny_tokenizer, (*LABELS, "neutral")),
+        Classification(tiny_tokenizer, ("bad", "good")),
+        Classification(tiny_tokenizer, LABELS, pooling="mean"),
+        TopicClassification(tiny_tokenizer, LABELS),  # its head is another
+    ]
+    assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 5
+    assert Classification(tiny_tokenizer, LABELS).fingerprint == task.fingerprint
 
 
 def test_token_types_are_zero_where_the_tokenizer_gives_none(bpe_tokenizer):

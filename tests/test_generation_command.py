@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import MBartTokenizer
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
-from envs.adaptation.generation_scorer import GenerationScorer
+from envs.adaptation.generation_scorer import GenerationScorer, target_losses
 from envs.adaptation.mass import fragment_length
 from envs.generation_building import build_generation_world
-from envs.models.loading import load_seq2seq
+from envs.models.loading import load_language_model, load_seq2seq
 from envs.models.new_model import ModelSize, new_model
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
 from envs.text.corpus import build_corpus, target_language
+from envs.text.examples import GenerationExample
 from nmg.cli import main
 from nmg.generation import arm_jobs, gather
+from nmg.generation_amt import AdversarialObjective
 from nmg.generation_arms import Arm, arms
+from nmg.generation_command import diverged
 from nmg.generation_config import (
     GenerationAdaptation,
     GenerationComparison,
@@ -41,6 +46,14 @@ pytest.importorskip("sacrebleu")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("generation"))
+
+
+@pytest.fixture(scope="module")
+def bert(place):
+    where = ["--corpus", str(place / "corpus.txt"), "--output", str(place / "bert")]
+    small = ["--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "330"]
+    assert main(["new-lm", "--architecture", "bert", *where, *small]) == 0
+    return place / "bert"
 
 
 def command(place, output, *more):
@@ -105,6 +118,9 @@ def test_jobs_of_one_seed_share_everything_but_the_masks(place):
     again = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=1))
     other = dict(arm_jobs(config, material, Arm("mass", 0.5), seed=2))
     assert again[3].key == jobs["mass k=0.5"][3].key != other[3].key
+    mine = jobs["mass k=0.5"][3]
+    assert {id(pair) for pair in other[3].train} != {id(pair) for pair in mine.train}
+    assert [mask.tobytes() for mask in other[3].masks] != [mask.tobytes() for mask in mine.masks]
 
 
 def test_a_placement_that_knows_no_rules_keeps_to_them(place):
@@ -117,6 +133,22 @@ def test_a_placement_that_knows_no_rules_keeps_to_them(place):
     for context, mask in zip(job.contexts, job.masks, strict=True):
         assert not mask[~context.maskable].any()
         assert mask.sum() == fragment_length(int(context.maskable.sum()), 0.25)
+
+
+def test_a_strategy_names_half_as_many_tokens_as_its_fragment_has(place, monkeypatch):
+    asked = []
+
+    class Spy(Everything):
+        def predict(self, observation, *rest, **options):
+            asked.extend(observation["budget"][:, 0].tolist())
+            return super().predict(observation, *rest, **options)
+
+    monkeypatch.setattr("agents.strategies.make_strategy", lambda name, **given: Spy())
+    config = config_of(place, pairs=(3,), test_examples=2)
+    model = load_seq2seq(str(place / "model"))
+    material = gather(config, model, Generation(model.tokenizer))
+    ((_, job),) = arm_jobs(config, material, Arm("mass", 0.5, "idf"), seed=1)
+    assert asked[-len(job.masks) :] == [round(mask.sum() / 2) for mask in job.masks]
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +306,24 @@ def test_a_table_for_each_number_of_pairs_and_no_work_twice(place, tmp_path, cap
     assert (out / "results.json").read_bytes() == written
 
 
+def test_an_arm_that_diverged_is_told(place, tmp_path, capsys):
+    """Where it is the pre-training alone, the reference is fine, and nothing is said of it."""
+    diverging = ["--pairs", "2", "3", "--pretrain-lr", "1e30", "--precision", "fp32"]
+    assert command(place, tmp_path, "--objective", "mass", *diverging) == 0
+    sentence = (
+        "mass k=0.5, fine-tuned on {} pairs: the training diverged in 2 of 2 seeds; its scores say "
+        "nothing; give a lower --finetune-lr or --pretrain-lr.\n"
+    )
+    for text in (capsys.readouterr().out, (tmp_path / "table.txt").read_text()):
+        assert sentence.format(2) + sentence.format(3) in text
+        assert text.count("training diverged") == 2
+    scores = [{"nll": 1.0}, {"nll": float("nan")}, {"nll": float("inf")}]
+    assert diverged({0: {"none": scores}}, [Arm("none")]) == [
+        "none: the training diverged in 2 of 3 seeds; its scores say nothing; "
+        "give a lower --finetune-lr."
+    ]
+
+
 def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path, capsys):
     out = tmp_path / "results"
     placed = ["--objective", "mass", "--pairs", "2", "--placement", "uniform", "sallient"]
@@ -282,13 +332,66 @@ def test_an_unknown_placement_is_told_before_anything_is_written(place, tmp_path
     assert not out.exists()
 
 
+def test_another_objective_has_scores_of_its_own(place):
+    changed = ({}, {"ratio": 0.3}, {"mask_embedding": "learned"}, {"smoothing": 0.0})
+    prints = [AdversarialObjective(config_of(place, **each)).fingerprint for each in changed]
+    assert len(set(prints)) == 4
+    assert AdversarialObjective(config_of(place)).fingerprint == prints[0]
+    model = load_seq2seq(str(place / "model"))
+    task = Generation(model.tokenizer)
+    made = [
+        GenerationScorer(model, task, objective=objective).fingerprint
+        for objective in (None, *(AdversarialObjective(config_of(place, **c)) for c in changed))
+    ]
+    assert len(set(made)) == 5
+
+
+def test_what_is_fused_in_reads_the_source_as_it_was_cut(place, bert):
+    """And no more, whatever it takes; what was not cut it reads to the end."""
+    model = load_seq2seq(str(place / "model"))
+    source = " ".join(SENTENCES)
+    data = GenerationData(model=str(place / "model"), prefix="say: ")
+    config = GenerationConfig(data, GenerationComparison(objective=("amt",), fused=str(bert)))
+    long = Generation(model.tokenizer, max_source_length=60, prefix="say: ")
+    short = Generation(model.tokenizer, max_source_length=9, prefix="say: ")
+    reader = load_language_model(str(bert)).tokenizer
+    for task, text in ((long, SENTENCES[0]), (short, source)):
+        (pair,) = task.features([GenerationExample("", text, ("no",))], training=True)
+        seen = model.tokenizer.decode(pair.source_ids, skip_special_tokens=True)
+        read = reader(seen.removeprefix("say:"))["input_ids"]
+        states, _ = AdversarialObjective(config)(model)._states([pair])
+        assert states.shape[1] == len(read)
+    assert 2 < len(read) < 12
+
+
+def test_a_batch_that_is_fused_equals_each_pair_alone(place, bert):
+    """And the encoder reads what is fused in, not only the decoder."""
+    model = load_seq2seq(str(place / "model"))
+    comparison = GenerationComparison(objective=("amt",), fused=str(bert))
+    config = GenerationConfig(GenerationData(model=str(place / "model")), comparison)
+    objective = AdversarialObjective(config)(model).eval()
+    model.model.eval()
+    texts = ("the river", SENTENCES[0])
+    pairs = Generation(model.tokenizer).features(
+        [GenerationExample("", text, (SENTENCES[1],)) for text in texts], training=True
+    )
+    with torch.inference_mode():
+        sources = objective._others[0].inputs(pairs)
+        _, unread = objective._encode(sources, pairs, None)
+        torch.nn.init.normal_(objective.fusion.out.weight)
+        _, states = objective._encode(sources, pairs, None)
+        assert ((states - unread).abs().amax(dim=(1, 2)) > 1e-3).all()
+        together = target_losses(model, objective.inputs(pairs), pairs)
+        alone = [target_losses(model, objective.inputs([pair]), [pair]) for pair in pairs]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("fused", [False, True])
-def test_adversarial_translation_runs(place, tmp_path, capsys, fused):
+def test_adversarial_translation_runs(place, bert, tmp_path, capsys, fused):
     more = []
     if fused:
-        where = ["--corpus", str(place / "corpus.txt"), "--output", str(tmp_path / "bert")]
-        small = ["--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "330"]
-        assert main(["new-lm", "--architecture", "bert", *where, *small]) == 0
+        copytree(bert, tmp_path / "bert")
         more = ["--fused", str(tmp_path / "bert"), "--mask-embedding", "learned"]
     # The arm before it trains the same model: what it leaves must not be where amt starts.
     outputs = []
@@ -321,6 +424,7 @@ def test_adversarial_translation_runs(place, tmp_path, capsys, fused):
         (["--languages", "de"], "a source and a target"),
         (["--objective", "mas"], "must be one of none, mass"),
         (["--placement", "idff", "--pairs", "3"], "did you mean 'idf'"),
+        (["--placement", "uniform", "none", "--pairs", "3"], "placement is none; a fragment"),
     ],
 )
 def test_errors_are_one_sentence(place, tmp_path, capsys, arguments, message):

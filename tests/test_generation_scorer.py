@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
+from envs.adaptation import scorer as scorer_module
 from envs.adaptation.generation_scorer import (
     GenerationScorer,
     GenerationSettings,
@@ -20,8 +22,10 @@ from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import train_tokenizer
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation
-from envs.text.corpus import build_corpus
+from envs.text.corpus import build_corpus, special_marks
 from envs.text.examples import GenerationExample
+from nmg.generation_amt import AdversarialObjective
+from nmg.generation_config import GenerationComparison, GenerationConfig
 from tests.conftest import SENTENCES
 
 pytest.importorskip("sacrebleu")
@@ -71,6 +75,16 @@ def test_the_same_job_gives_the_same_score_whatever_ran_before(model, task, job)
 
 def test_another_search_has_scores_of_its_own(model, task):
     mine = GenerationScorer(model, task).fingerprint
+    assert GenerationScorer(model, task, settings=GenerationSettings()).fingerprint == mine
+    pytest.importorskip("rouge_score")
+    others = [
+        GenerationScorer(model, task, settings=GenerationSettings(beams=4)),
+        GenerationScorer(model, task, settings=GenerationSettings(smoothing=0.0)),
+        GenerationScorer(model, Generation(model.tokenizer, "rouge", 64, 40)),
+        GenerationScorer(model, Generation(model.tokenizer, "bleu", 64, 5)),
+    ]
+    assert len({mine, *(scorer.fingerprint for scorer in others)}) == 5
+    assert len(mine) < 64  # a folder is called so
     model.model.generation_config.no_repeat_ngram_size = 3
     assert GenerationScorer(model, task).fingerprint != mine
 
@@ -158,6 +172,86 @@ def test_fine_tuning_learns_to_copy(model, task, job):
     assert score.metrics["bleu"] > 90
     assert ("fine-tuning", 160, 160) in steps
     assert steps[-1][0] == "generation"
+
+
+def smoothed(model, inputs, features, smoothing):
+    """The loss by its formula: a share of the probability is that of all words alike."""
+    losses = []
+    for row, feature in enumerate(features):
+        given = torch.from_numpy(model.shifted(feature.target_ids))[None]
+        own = {"attention_mask": inputs["attention_mask"][row : row + 1]}
+        if "input_ids" in inputs:
+            own["input_ids"] = inputs["input_ids"][row : row + 1]
+        else:
+            states = inputs["encoder_outputs"].last_hidden_state[row : row + 1]
+            own["encoder_outputs"] = BaseModelOutput(states)
+        logits_MV = model.model(**own, decoder_input_ids=given, use_cache=False).logits[0]
+        logs_MV = logits_MV.log_softmax(-1)
+        right_M = logs_MV[range(len(feature.target_ids)), feature.target_ids]
+        losses.append(-(1 - smoothing) * right_M - smoothing * logs_MV.mean(-1))
+    return torch.cat(losses).mean()
+
+
+def test_fine_tuning_minimises_the_smoothed_loss(model, task, job):
+    model.model.eval()
+    scorer = GenerationScorer(model, task, settings=GenerationSettings(smoothing=0.3))
+    objective = scorer._objective()
+    inputs = objective.inputs(job.train)
+    expected = smoothed(model, inputs, job.train, 0.3)
+    torch.testing.assert_close(objective.loss(job.train), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_adversarys_translations_are_smoothed_as_well(model, job):
+    """In what the decoder sees of the masked source."""
+    comparison = GenerationComparison(
+        objective=("amt",), smoothing=0.3, ratio=0.5, mask_embedding="learned"
+    )
+    torch.manual_seed(0)
+    objective = AdversarialObjective(GenerationConfig(comparison=comparison))(model)
+    model.model.eval()
+    objective.eval().loss(job.train)
+    _, mask = objective.last_mask
+    for row, feature in enumerate(job.train):
+        marks = special_marks(model.tokenizer)
+        assert mask[row].sum() == round(0.5 * int((~np.isin(feature.source_ids, marks)).sum()))
+    assert objective.mask_embedding is not None
+    sources = Translation.inputs(objective._others[0], job.train)
+    inputs, _ = objective._encode(sources, job.train, mask)
+    expected = smoothed(model, inputs, job.train, 0.3).item()
+    assert objective.last_terms["translation"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_rate_rises_for_a_tenth_of_the_steps_and_falls_to_zero(model, task, job, monkeypatch):
+    rates = []
+    library = scorer_module.descend
+
+    def descend(weights, optimizer, *rest):
+        rates.append(optimizer.param_groups[0]["lr"] / SETTINGS.finetune_lr)
+        library(weights, optimizer, *rest)
+
+    monkeypatch.setattr(scorer_module, "descend", descend)
+    settings = replace(SETTINGS, finetune_epochs=10)
+    GenerationScorer(model, task)(replace(job, masks=None, settings=settings))
+    expected = [0.01, 0.51, *np.linspace(1, 0, 19)[:-1]]
+    np.testing.assert_allclose(rates, expected, atol=1e-9)
+
+
+def test_what_is_written_is_as_long_as_the_task_says_and_searched_as_asked(
+    model, task, job, monkeypatch
+):
+    task = Generation(model.tokenizer, max_source_length=64, max_target_length=5)
+    asked, written, library = [], [], model.generate
+
+    def generate(inputs, **options):
+        asked.append(options)
+        written.extend(library(inputs, **options))
+        return written[-len(inputs["input_ids"]) :]
+
+    monkeypatch.setattr(model, "generate", generate)
+    settings = GenerationSettings(beams=3)
+    GenerationScorer(model, task, settings=settings)(replace(job, masks=None, train=[]))
+    assert asked == [{"max_new_tokens": 5, "beams": 3}] * len(asked)
+    assert max(map(len, written)) == 1 + 5  # the decoder's start is not counted
 
 
 def test_pre_training_lowers_its_loss(model, task, job):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from envs.adaptation.jobs import AdaptationSettings
+from envs.further_pretraining import PretrainingSettings
 from envs.testbed import build_testbed
+from nmg import online
 from nmg.cli import main
 from nmg.evaluation import INFORMATIVE, evaluate, masking_job, seed_of
 from nmg.online import OnlineMasking, online_adversary
@@ -57,6 +59,30 @@ def test_the_job_has_the_masks_of_the_last_visit(bed):
         first = np.flatnonzero(context.maskable)[:masked]
         assert (np.flatnonzero(mask) == first).all()
     assert len(made[0].told) == 2 * steps
+
+
+def test_the_rehearsal_is_the_pre_training_of_the_job(bed, monkeypatch):
+    asked, seeds = [], []
+    library = online.further_pretrain
+
+    def spy(lm, corpus, policy, settings, **options):
+        asked.append(settings)
+        return library(lm, corpus, policy, settings, **options)
+
+    monkeypatch.setattr(online, "further_pretrain", spy)
+    settings = AdaptationSettings(
+        pretrain_epochs=1, pretrain_batch=5, pretrain_lr=2e-3, corruption="mask", clip=0.5
+    )
+    masking = OnlineMasking(bed.language_model, lambda seed: seeds.append(seed) or Turning(1))
+    contexts = bed.world.deal(seed_of(0, "x", 0)).contexts[:6]
+    masks = masking.rehearse(contexts, settings, budget=0.3, seed=11)
+    assert asked == [
+        PretrainingSettings(
+            epochs=1, batch=5, lr=2e-3, budget=0.3, corruption="mask", clip=0.5, seed=11
+        )
+    ]
+    assert seeds == [11]
+    assert [mask.shape for mask in masks] == [context.input_ids.shape for context in contexts]
 
 
 def test_an_adversary_is_scored_like_any_masking(bed):

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 
+from envs.adaptation.scorer import Scorer
 from envs.models.language_model import LanguageModel
 from envs.tasks import question_answering, question_windows
 from envs.tasks.question_answering import QuestionAnswering
@@ -342,6 +343,16 @@ def test_bad_settings_and_data_are_refused(tiny_tokenizer):
     unanswered = replace(IMPOSSIBLE, is_impossible=False)
     with pytest.raises(ValueError, match="'9' has no answer"):
         QuestionAnswering(tiny_tokenizer).features([unanswered], training=False)
+
+
+def test_padding_has_scores_of_its_own(tiny_masked_lm, tiny_tokenizer) -> None:
+    lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
+    plain, same, padded, longer = (
+        Scorer(lm, QuestionAnswering(tiny_tokenizer, length, 32, pad=pad)).fingerprint
+        for length, pad in ((128, False), (128, False), (128, True), (130, True))
+    )
+    assert plain == same
+    assert len({plain, padded, longer}) == 3
 
 
 @pytest.mark.parametrize("pad", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -156,6 +157,49 @@ def test_the_decoder_starts_as_in_training(name, tokenizers):
             assert [tuple(row[:2].tolist()) for row in rows] == [lm.start_ids] * 2
 
 
+def test_a_beam_as_wide_as_all_sequences_finds_the_best():
+    """Of eight words and four steps; one that is greedy does not find it for every model."""
+    special = ["<pad>", "<s>", "</s>", "<mask>", "<unk>"]
+    vocab = {token: number for number, token in enumerate([*special, *"abc"])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+    )
+    steps, end, source = 4, vocab["</s>"], np.array([1, 5, 6, 7, 2])
+    sequences = [
+        each
+        for length in range(1, steps + 1)
+        for each in product(range(len(vocab)), repeat=length)
+        if end not in each[:-1] and (each[-1] == end or length == steps)
+    ]
+    targets = [np.array(each) for each in sequences]
+    lengths = [len(each) for each in sequences]
+    greedy = 0
+    for seed in range(4):
+        lm = Seq2SeqModel("t5", new_model("t5", "seq2seq", tokenizer, SIZE, seed=seed), tokenizer)
+        lm.model.eval()
+        with torch.inference_mode():
+            lm.flat.weights.mul_(1.6)  # words differ more in how likely they are
+            inputs = {
+                name: row.repeat(len(targets), 1) for name, row in lm.sources([source]).items()
+            }
+            losses = lm.token_losses(inputs, [lm.shifted(each) for each in targets], targets)
+            means = [float(part.mean()) for part in losses.split(lengths)]
+            best = [lm.start_ids[0], *sequences[int(np.argmin(means))]]
+            one, many = (
+                lm.generate(lm.sources([source]), max_new_tokens=steps, beams=beams)[0].tolist()
+                for beams in (1, len(vocab) ** steps // 8)
+            )
+        assert many == best
+        greedy += one == best
+    assert greedy < 4
+
+
 @pytest.mark.parametrize("unknown", ["<unk>", None])
 def test_a_letter_that_the_tokenizer_lacks_is_no_first_token(unknown):
     """Targets are `$A </s>`: an unknown "a", or the end if it is dropped, would begin them all."""
@@ -237,3 +281,61 @@ def test_languages_are_special_tokens_that_have_no_other_role(tmp_path):
             load_seq2seq(str(tmp_path), languages=languages)
     lm = load_seq2seq(str(tmp_path), languages=("en_XX", "de_DE"))
     assert lm.start_ids == (tokenizer.convert_tokens_to_ids("de_DE"),)
+
+
+def test_a_tokenizer_with_languages_must_be_told_them(tmp_path):
+    """It would mark the targets as sources; a folder that says its languages loads without."""
+    letters = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
+    codes = [(code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES]
+    nllb = {piece: number for number, (piece, _) in enumerate(letters)}
+    for number, tokenizer in enumerate(
+        (
+            transformers.MBartTokenizer(vocab=[*letters, *codes, ("<mask>", 0.0)]),
+            transformers.MBart50Tokenizer(vocab=[*letters, *codes, ("<mask>", 0.0)]),
+            transformers.NllbTokenizer(vocab=nllb, merges=[]),
+        )
+    ):
+        folder = tmp_path / str(number)
+        new_model("mbart", "seq2seq", tokenizer, SIZE).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(ValueError, match=r"was told none; give --languages.*such as a\w+,"):
+            load_seq2seq(str(folder))
+        tokenizer.tgt_lang = "deu_Latn" if number == 2 else "de_DE"
+        tokenizer.save_pretrained(folder)
+        assert load_seq2seq(str(folder)).tokenizer.tgt_lang == tokenizer.tgt_lang
+
+
+def encoder_decoder(tokenizer, **positions):
+    halves = [
+        transformers.BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=positions[half],
+        )
+        for half in ("encoder", "decoder")
+    ]
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(*halves)
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
+    return transformers.EncoderDecoderModel(config)
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(40, 24), (24, 40)])
+def test_encoder_and_decoder_of_berts_kind_have_their_own_lengths(encoder, decoder):
+    tokenizer = train_tokenizer(SENTENCES, "wordpiece", vocab_size=330, max_length=10**9)
+    model = encoder_decoder(tokenizer, encoder=encoder, decoder=decoder)
+    model.config.decoder_start_token_id = tokenizer.cls_token_id
+    lm = Seq2SeqModel("two", model, tokenizer)
+    assert (lm.max_source_length, lm.max_length) == (encoder, 24)
+    source, target = np.full(encoder, 9), np.full(24, 9)
+    with torch.inference_mode():
+        losses = lm.token_losses(lm.sources([source]), [lm.shifted(target)], [target])
+    assert losses.shape == (24,)
+
+
+def test_a_decoder_that_does_not_know_its_start_says_so(tokenizers):
+    model = encoder_decoder(tokenizers["wordpiece"], encoder=24, decoder=24)
+    with pytest.raises(ValueError, match="'two' has no decoder_start_token_id, from which"):
+        Seq2SeqModel("two", model, tokenizers["wordpiece"])

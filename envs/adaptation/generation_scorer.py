@@ -20,6 +20,7 @@ from envs.adaptation.mass import MaskedSequence, masked_sequence
 from envs.adaptation.scorer import FINETUNE, PRETRAIN, Scorer, length_batches, seed_everything
 from envs.models.seq2seq import Seq2SeqModel
 from envs.tasks.generation import Generation, PairFeature
+from envs.tasks.task import short_digest
 from envs.text.corpus import special_marks
 
 WARM_UP = 0.1
@@ -49,7 +50,7 @@ class MakesObjective(Protocol):
     from torch's global generator."""
 
     fingerprint: str
-    """Of the weights that it reads besides the model's; empty without any."""
+    """Of its settings, and of the weights that it reads besides the model's; short."""
 
     def __call__(self, model: Seq2SeqModel) -> Objective: ...
 
@@ -136,9 +137,9 @@ class GenerationScorer(Scorer):
 
     @cached_property
     def fingerprint(self) -> str:
-        """As of every scorer, and of what the objective reads."""
-        read = self._make_objective.fingerprint if self._make_objective else ""
-        return f"{super().fingerprint}-{read}" if read else super().fingerprint
+        """As of every scorer, and of search, smoothing and objective."""
+        objective = self._make_objective and self._make_objective.fingerprint
+        return f"{super().fingerprint}-{short_digest(self.generation, objective)}"
 
     def _objective(self) -> Objective:
         if self._make_objective is not None:

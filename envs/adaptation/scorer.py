@@ -48,9 +48,9 @@ class Scorer:
     @cached_property
     def fingerprint(self) -> str:
         """Of what scores depend on beside their jobs: the model with its own weights, the
-        precision, and the kind of device, which draws other dropout."""
-        lm = self.language_model
-        return f"{lm.fingerprint_of(self.weights[BASE])}-{lm.precision}-{lm.device.type}"
+        precision, the kind of device, which draws other dropout, and the task's settings."""
+        lm, task = self.language_model, self.task.fingerprint
+        return f"{lm.fingerprint_of(self.weights[BASE])}-{lm.precision}-{lm.device.type}-{task}"
 
     def __call__(self, job: ScoreJob) -> Score:
         """Run a job. Deterministic on CPU; torch's global generator is left as it was."""

@@ -82,7 +82,8 @@ def load_seq2seq(
             other sizes than config.json says, or if the tokenizer has tokens that the model does
             not embed.
         ValueError: if the architecture has no sequence-to-sequence head, the tokenizer nothing
-            that could stand for a masked token or no such language, or there is no such device.
+            that could stand for a masked token, no such language, or wants languages and got none,
+            or there is no such device.
     """
     check_device(device)
     source = model_source(name, cold_head=False)
@@ -91,6 +92,12 @@ def load_seq2seq(
     check_tokens(name, model, tokenizer)
     if languages is not None:
         _set_languages(tokenizer, name, languages)
+    elif getattr(tokenizer, "tgt_lang", "") is None:  # targets would be marked as sources are
+        raise ValueError(
+            f"The tokenizer of {name!r} marks texts with their language and was told none; give "
+            "--languages, source and target: two of its codes, such as "
+            f"{', '.join(_codes(tokenizer)[:5])}."
+        )
     return Seq2SeqModel(name, model, tokenizer, device=device, precision=precision)
 
 
@@ -112,8 +119,7 @@ def _set_languages(
 ) -> None:
     if not hasattr(tokenizer, "tgt_lang"):
         raise ValueError(f"The tokenizer of {name!r} knows no languages; leave them out.")
-    roles = {getattr(tokenizer, f"{role}_token") for role in ROLES}
-    known = [token for token in tokenizer.all_special_tokens if token not in roles]
+    known = _codes(tokenizer)
     unknown = [code for code in languages if code not in known]
     if unknown:
         raise ValueError(
@@ -121,6 +127,12 @@ def _set_languages(
             f"{len(known)} codes, such as {', '.join(known[:5])}."
         )
     tokenizer.src_lang, tokenizer.tgt_lang = languages
+
+
+def _codes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Of its languages."""
+    roles = {getattr(tokenizer, f"{role}_token") for role in ROLES}
+    return [token for token in tokenizer.all_special_tokens if token not in roles]
 
 
 def _load_model(

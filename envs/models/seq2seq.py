@@ -38,6 +38,10 @@ class Seq2SeqModel(TrainableModel):
     Attributes:
         start_ids: what every target begins with: the decoder's start token, and the first special
             token of a target (begin of sequence, or a language) where there is one.
+
+    Raises:
+        ValueError: if nothing says what the decoder starts from, or nothing can stand for a masked
+            token.
     """
 
     def __init__(
@@ -62,7 +66,20 @@ class Seq2SeqModel(TrainableModel):
         self._pad = int(tokenizer.pad_token_id if own is None else own)
         target = _some_target(tokenizer)
         first = target[:1][np.isin(target[:1], special_marks(tokenizer))]
-        self.start_ids = (int(self.shifted(target)[0]), *first.tolist())
+        self.start_ids = (self._start(target), *first.tolist())
+
+    def _start(self, target_ids: np.ndarray) -> int:
+        try:
+            return int(self.shifted(target_ids)[0])
+        except (AssertionError, AttributeError, TypeError, ValueError) as error:
+            asked_for = ("decoder_start_token_id", "pad_token_id")
+            missing = [each for each in asked_for if getattr(self.model.config, each, None) is None]
+            if not missing:
+                raise
+            raise ValueError(
+                f"The configuration of {self.name!r} has no {' and no '.join(missing)}, from which "
+                "its decoder starts; set it in config.json (BERT's kind starts from [CLS])."
+            ) from error
 
     @property
     def vocab_size(self) -> int:
@@ -112,7 +129,9 @@ class Seq2SeqModel(TrainableModel):
     def _positions(self, part: str) -> int:
         """Positions that the encoder, or the decoder, has; very many where nothing is said."""
         names = ("max_position_embeddings", f"max_{part}_position_embeddings")
-        found = [getattr(self.model.config, name, None) for name in names]
+        # Encoder and decoder of BERT's kind have a configuration each.
+        configs = self.model.config, getattr(self.model.config, part, None)
+        found = [getattr(config, name, None) for config in configs for name in names]
         return min((int(positions) for positions in found if positions), default=10**6)
 
     def save(self, folder: Path) -> None:

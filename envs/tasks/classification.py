@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from envs.tasks import metrics
 from envs.tasks.cut_texts import CutTexts
-from envs.tasks.task import Feature
+from envs.tasks.task import Feature, short_digest
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -79,6 +79,11 @@ class Classification:
         self.reads_first = pooling == "first"
         self._cut = CutTexts()
         self._numbers = {label: number for number, label in enumerate(self.labels)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the labels and what the head sees."""
+        return short_digest(type(self).__name__, self.labels, self.pooling)
 
     def features(self, examples: Sequence[TextExample], *, training: bool) -> list[Feature]:
         """One feature per example, in order; a warning says how many texts were cut, once.

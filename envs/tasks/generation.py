@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from envs.tasks.cut_texts import CutTexts
-from envs.tasks.task import content_digest
+from envs.tasks.task import content_digest, short_digest
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -104,6 +104,11 @@ class Generation:
             "nll": False,
             "perplexity": False,
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the metric and how much is written."""
+        return short_digest(type(self).__name__, self.headline, self.max_target_length)
 
     def features(
         self, examples: Sequence[GenerationExample], *, training: bool

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from envs.models.rounding import ROW_PARTS, rounded
 from envs.tasks import metrics
 from envs.tasks.question_windows import QuestionWindows
-from envs.tasks.task import Feature
+from envs.tasks.task import Feature, short_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +92,11 @@ class QuestionAnswering:
     ) -> None:
         self.windows = QuestionWindows(tokenizer, max_length, stride)
         self.pad_to = max_length if pad else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the padding."""
+        return short_digest(type(self).__name__, self.pad_to)
 
     def features(self, examples: Sequence[QuestionExample], *, training: bool) -> list[Feature]:
         """Every window of every example, in order; the same for training and scoring.

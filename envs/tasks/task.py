@@ -44,6 +44,11 @@ class Feature:
         return content_digest((self.target, self.example), arrays)
 
 
+def short_digest(*values: Any) -> str:
+    """Equal for equal values, by what they print; 8 hexadecimal digits."""
+    return content_digest(values, ()).hex()[:8]
+
+
 def content_digest(values: Any, arrays: Sequence[np.ndarray | None]) -> bytes:
     """Equal for equal values, by what they print, and equal arrays."""
     digest = hashlib.sha256(repr(values).encode())
@@ -69,6 +74,11 @@ class Task(Protocol):
     """Whether it gets the first state of every feature only."""
     pad_to: int | None
     """Tokens to which each input is padded, whose states it gets too; ``None`` for no padding."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings that change a score and that features do not show; short."""
+        ...
 
     def features(self, examples: Sequence[Any], *, training: bool) -> list[Feature]: ...
 
