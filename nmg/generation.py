@@ -33,7 +33,8 @@ class GenerationSetup:
 
     Attributes:
         corpus: texts to pre-train on.
-        train: training pairs, without those that hold a scored one or are part of one.
+        train: training pairs, without those that hold a scored one or are part of one, by eight
+            words or more or as a whole.
         test: pairs to score on.
         policies: learned ones by their placement; each names tokens, and the fragment that holds
             most of them is masked, as in meta-training.
