@@ -172,6 +172,11 @@ def test_failures_and_kept_weights_are_not_remembered(tmp_path):
             cached.submit(job(13)).result()
         cached.submit(job(1, keep_weights=True)).result()
     assert counting.runs == 4
+    cached.submit(job(1)).result()
+    # That score is remembered, and would lack the weights.
+    assert not cached.remembers(job(1, keep_weights=True))
+    cached.submit(job(1, keep_weights=True)).result()
+    assert counting.runs == 6
 
 
 def test_an_exception_stops_the_workers_at_once(tmp_path):
