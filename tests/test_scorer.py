@@ -219,7 +219,7 @@ def test_another_precision_has_scores_of_its_own(tiny_masked_lm, tiny_tokenizer)
     assert prints[0] != prints[1]
 
 
-def test_a_training_step_is_that_of_a_plain_loop(lm, job) -> None:
+def test_training_steps_are_those_of_a_plain_loop(lm, job) -> None:
     """One epoch of further pre-training against a loop over the library's own model and loss."""
     without_dropout(lm.model)
     settings = replace(

@@ -25,6 +25,7 @@ from envs.models.names import ModelNotFoundError, model_source, only_local, prep
 from envs.models.quiet import quiet
 from envs.models.quirks import LOADING
 from envs.models.runtime import Precision, check_device
+from envs.models.seeding import forked, seed_torch
 from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def _load_model(
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
     try:
         # The global generator draws what the checkpoint lacks; a load must not depend on it.
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(0)
+        with forked(), quiet():
+            seed_torch(0)
             model, found = library.from_pretrained(
                 source,
                 output_loading_info=True,
