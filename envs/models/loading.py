@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 
 from envs.models.checks import (
     Head,
+    check_padding,
     check_tokens,
     check_weights,
     has_head,
     integer_model,
+    lacks_package,
     missing_head,
     no_fit,
     no_model,
@@ -30,6 +32,9 @@ from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What transformers raises of a configuration that it cannot make a model of."""
 
 
 def load_language_model(
@@ -135,6 +140,7 @@ def _load_model(
         raise ValueError(missing_head(name, config.model_type, head))
     if getattr(config, "quant_mode", False):
         raise ValueError(integer_model(name))
+    check_padding(name, config)
     for setting, value in LOADING.get(config.model_type, {}).items():
         setattr(config, setting, value)
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
@@ -161,7 +167,9 @@ def _load_model(
             f"{name!r} has no model.safetensors. Make one: load the model with transformers where "
             "you trust its pytorch_model.bin, and write it with save_pretrained."
         ) from error
-    except ValueError as error:
+    except ImportError as error:
+        raise lacks_package(name, error) from error
+    except MISFITS as error:
         raise no_fit(name, error) from error
     check_weights(name, model, head, found, trained_head=trained_head)
     return model
