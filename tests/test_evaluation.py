@@ -1,6 +1,7 @@
 """Maskings on the same deals, and what a command says about its cost before it starts."""
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_a_forecast_counts_the_tokens_that_the_score_then_reports(tiny_masked_lm
             said = str(forecast({"x": (10, job)}, rates))
             assert "10 score jobs" in said
             assert all(rate > 0 for rate in rates.values())
+            # As in a corpus whose first contexts have nothing to mask; no time to run a job whole.
+            late = [mask & (n == len(job.masks) - 1) for n, mask in enumerate(job.masks)]
+            late = replace(job, masks=late)
+            rates = probe(scorer, late, seconds=0.0)
+            assert forecast({"x": (10, late)}, rates).seconds > 0
+            assert rates["further pre-training"] > 0
 
 
 def test_durations_read_well():
