@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from envs import spaces
 from envs.adaptation.jobs import Progress
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.models.masked_batch import corrupted, labelled
+from envs.models.seeding import forked, seed_torch
 from envs.references import Policy, reseed
 from envs.text.corpus import Corpus
 
@@ -94,9 +94,8 @@ def further_pretrain(
     total = settings.steps(len(corpus))
     per_epoch, losses = total // settings.epochs, np.full(total, np.nan)
     optimizer = lm.flat.adamw(settings.lr)
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(rng.integers(2**31)))
+    with forked(lm.device):
+        seed_torch(int(rng.integers(2**31)), lm.device)
         for step in range(total):
             if step % per_epoch == 0:
                 order = rng.permutation(len(corpus))

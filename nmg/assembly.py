@@ -278,9 +278,13 @@ def open_executor(
     if workers == 1:
         on.scorer.progress = bar or on.scorer.progress
         serial = SerialExecutor(share_weights(on.scorer, weights))
-        yield CachedExecutor(serial, cache, bar and bar.job_done)
+        executor = CachedExecutor(serial, cache, bar and bar.job_done)
+        yield executor
+        executor.check_written()
         return
     task = None if data.task == "testbed" else on.task
     factory = ScorerFactory(data, task, weights)
     with ProcessExecutor(factory, workers, timeout=timeout, progress=bar) as pool:
-        yield CachedExecutor(pool, cache, bar and bar.job_done)
+        executor = CachedExecutor(pool, cache, bar and bar.job_done)
+        yield executor
+    executor.check_written()

@@ -241,9 +241,11 @@ def _cut(job: ScoreJob, steps: int) -> ScoreJob:
         job.settings, pretrain_epochs=1, finetune_epochs=1, finetune_seeds=1
     )
     contexts, examples = steps * settings.pretrain_batch, steps * settings.finetune_batch
+    # A context without a mask takes no time, and would leave further pre-training without a rate.
+    masked = [i for i, mask in enumerate(job.masks or ()) if mask.any()][:contexts]
     return ScoreJob(
-        job.contexts[:contexts],
-        job.masks and job.masks[:contexts],
+        [job.contexts[i] for i in masked],
+        job.masks and [job.masks[i] for i in masked],
         job.train[:examples],
         job.score[:examples],
         settings,

@@ -190,6 +190,8 @@ def score(
                         started = time.perf_counter()
                     result = executors[arm.kind].submit(job).result()
                     scores[count][arm.name].append(dict(result.metrics))
+    for executor in executors.values():
+        executor.check_written()
     if predicted is None:
         return scores, "All scores were there."
     return scores, predicted.against(time.perf_counter() - started)

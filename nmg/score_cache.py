@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ class CachedExecutor:
     """Remembers the scores of another executor by content key, in memory and in a folder.
 
     Jobs that leave weights behind are always run: a remembered score would lack the weights.
+    A score that cannot be written stops whoever submits: futures swallow what their callbacks
+    raise, and hours of jobs would go by of which nothing is kept.
 
     Args:
         executor: runs what is not remembered.
@@ -38,11 +41,18 @@ class CachedExecutor:
         self._folder = folder
         self._done = done or (lambda remembered: None)
         self._known: dict[str, Future[Score]] = {}
+        self._unwritten: OSError | None = None
         self.jobs = self.hits = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
     def submit(self, job: ScoreJob) -> Future[Score]:
+        """Run a job, or recall its score.
+
+        Raises:
+            OSError: if a score of a job before it could not be written.
+        """
+        self.check_written()
         self.jobs += 1
         known = None if job.keep_weights else self._recall(job.key)
         self.hits += known is not None
@@ -50,6 +60,16 @@ class CachedExecutor:
         future = known or (self._executor.submit(job) if job.keep_weights else self._run(job))
         future.add_done_callback(lambda _: self._done(remembered))
         return future
+
+    def check_written(self) -> None:
+        """See to it that all scores so far were written; also to be called after the last job.
+
+        Raises:
+            OSError: if one could not be.
+        """
+        error, self._unwritten = self._unwritten, None
+        if error is not None:
+            raise error
 
     @property
     def holds_scores(self) -> bool:
@@ -99,8 +119,13 @@ class CachedExecutor:
             self._known.pop(key, None)
         elif path is not None:
             part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(asdict(done.result())), encoding="utf-8")
-            part.replace(path)
+            try:
+                part.write_text(json.dumps(asdict(done.result())), encoding="utf-8")
+                part.replace(path)
+            except OSError as error:
+                with suppress(OSError):
+                    part.unlink()
+                self._unwritten = error
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key}.json"

@@ -16,7 +16,7 @@ from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model, load_seq2seq
 from envs.models.new_model import ModelSize, new_model
-from envs.models.prepare import PreparationSettings, train_masked_lm
+from envs.models.prepare import PreparationSettings, held_out_split, train_masked_lm
 from envs.models.states import TokenStates
 from envs.spaces import pad_contexts
 from envs.text.corpus import build_corpus
@@ -187,6 +187,29 @@ def test_a_head_is_prepared_and_found_again_whatever_the_forecast_tried(
         prints.append(load_language_model(str(out)).fingerprint)
         monkeypatch.setattr(forecast, "seconds_a_step", lambda trial, most: 1.0)
     assert prints[0] == prints[1]
+
+
+def test_the_loss_is_measured_on_texts_that_are_not_trained_on(tiny_tokenizer):
+    corpus = build_corpus(SENTENCES * 6, tiny_tokenizer, 40)
+    training, held_out = held_out_split(corpus, seed=1)
+    parts = [{id(context) for context in part} for part in (training, held_out)]
+    assert parts[0].isdisjoint(parts[1])
+    assert parts[0] | parts[1] == {id(context) for context in corpus}
+    assert len(held_out) == len(corpus) // 20
+
+
+def test_the_rate_rises_and_falls_to_zero(lm, corpus, monkeypatch):
+    rates = []
+
+    def watched(flat, optimizer, loss, clip):
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(prepare, "descend", watched)
+    settings = PreparationSettings(steps=50, head_steps=0, batch=1, window=40, lr=1.0)
+    train_masked_lm(lm, corpus, settings, lambda *given: None)
+    assert rates[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    falling = 0.5 * (1 + np.cos(np.pi * np.arange(47) / 47))
+    assert rates[3:] == pytest.approx(falling.tolist())
 
 
 def test_a_head_without_weights_of_its_own_has_no_steps_of_its_own(bpe_tokenizer, monkeypatch):

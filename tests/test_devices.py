@@ -6,6 +6,8 @@ does, and to be asked for a value, for which a GPU would be waited for.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -13,15 +15,25 @@ from masking_toy import ToyMasking, TypeStates
 
 from agents.actor_critic import MaskingActorCritic
 from agents.adversarial import AdversarialMasking
+from envs.adaptation.jobs import AdaptationSettings, ScoreJob
+from envs.adaptation.scorer import Scorer
+from envs.further_pretraining import PretrainingSettings, further_pretrain
 from envs.models.dropout import use_fast_dropout
 from envs.models.language_model import LanguageModel
+from envs.models.loading import load_language_model
 from envs.models.new_model import ModelSize, new_model
 from envs.models.new_tokenizer import train_tokenizer
+from envs.models.prepare import PreparationSettings, train_masked_lm
+from envs.models.seeding import forked, seed_torch
 from envs.models.seq2seq import _fast_functional_dropout
 from envs.references import UniformRandom, reference_masks
 from envs.tasks.classification import Classification
 from envs.tasks.question_answering import QuestionAnswering
 from envs.tasks.task import Feature
+from envs.testbed.domain import Vocabulary
+from envs.testbed.language_model import train_language_model
+from envs.testbed.settings import LanguageSettings
+from envs.text.corpus import build_corpus
 from envs.text.examples import TextExample
 from tests.conftest import SENTENCES
 
@@ -45,6 +57,87 @@ def test_a_reference_s_draws_leave_the_generators_of_gpus_as_they_were(monkeypat
     ones = np.ones((1, 3), np.int8)
     reference_masks(UniformRandom(), {"maskable": ones, "budget": ones[:, :1]}, seed=1)
     assert back == [("of 0", 0), ("of 1", 1)]
+
+
+@pytest.fixture
+def gpus(monkeypatch) -> dict[int, str]:
+    """The states of the generators of two GPUs, in use, of which the first is the current one."""
+    states, current = {0: "of 0", 1: "of 1"}, [0]
+
+    @contextmanager
+    def device(where):
+        current.append(torch.device(where).index)
+        yield
+        current.pop()
+
+    def index(where) -> int:
+        return where if isinstance(where, int) else torch.device(where).index
+
+    cuda = {
+        "is_initialized": lambda: True,
+        "device_count": lambda: 2,
+        "device": device,
+        "get_rng_state": lambda where: states[index(where)],
+        "set_rng_state": lambda state, where: states.update({index(where): state}),
+        "manual_seed": lambda seed: states.update({current[-1]: f"seeded {seed}"}),
+        "manual_seed_all": lambda seed: states.update(dict.fromkeys(states, f"seeded {seed}")),
+    }
+    for name, fake in cuda.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", fake)
+    return states
+
+
+def test_a_gpu_is_seeded_by_itself_and_put_back(gpus) -> None:
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(5))
+    before, state = dict(gpus), torch.get_rng_state()
+    with forked("cuda:1"):
+        seed_torch(5, "cuda:1")
+        assert gpus == before | {1: "seeded 5"}
+        assert torch.equal(torch.rand(3), expected)
+    assert gpus == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def load(lm, folder):
+    lm.save(folder)
+    load_language_model(str(folder))
+
+
+def make(lm, folder):
+    new_model("bert", "masked", lm.tokenizer, ModelSize(width=16, layers=1, heads=2, length=64))
+
+
+def run_a_job(lm, folder):
+    task = Classification(lm.tokenizer, ["x", "y"])
+    examples = [TextExample(id=x, text=f"the {x}", label=x) for x in "xy"]
+    features = task.features(examples, training=True)
+    contexts = build_corpus(SENTENCES, lm.tokenizer, 64).contexts
+    masks = [context.maskable for context in contexts]
+    Scorer(lm, task)(ScoreJob(contexts, masks, features, features, AdaptationSettings(), 0))
+
+
+def adapt(lm, folder):
+    corpus = build_corpus(SENTENCES, lm.tokenizer, 64)
+    further_pretrain(lm, corpus, UniformRandom(), PretrainingSettings(epochs=1))
+
+
+def make_the_testbed_s(lm, folder):
+    train_language_model(Vocabulary(LanguageSettings(steps=20, batch=2)))
+
+
+def prepare(lm, folder):
+    settings = PreparationSettings(steps=2, head_steps=1)
+    train_masked_lm(lm, build_corpus(SENTENCES, lm.tokenizer, 64), settings, lambda *_: None)
+
+
+@pytest.mark.parametrize("program", [load, make, run_a_job, adapt, prepare, make_the_testbed_s])
+def test_what_runs_on_the_cpu_leaves_the_generators_as_they_were(
+    program, tiny_masked_lm, tiny_tokenizer, tmp_path, gpus
+) -> None:
+    lm, before = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer), torch.get_rng_state()
+    program(lm, tmp_path)
+    assert gpus == {0: "of 0", 1: "of 1"}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.fixture

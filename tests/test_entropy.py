@@ -25,7 +25,10 @@ def observation(tiny_tokenizer):
 
 
 def test_it_is_the_entropy_of_the_library_s_prediction(model, observation, tiny_masked_lm):
+    model.model.train()
     found_BL = PredictionEntropy(model)(observation)
+    assert model.model.training
+    model.model.eval()
     for row, real_L in enumerate(observation["attention_mask"].astype(bool)):
         ids = torch.as_tensor(observation["input_ids"][row][real_L], dtype=torch.long)[None]
         with torch.no_grad(), model.unpacked():

@@ -1,6 +1,7 @@
 """Maskings on the same deals, and what a command says about its cost before it starts."""
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,12 @@ def test_a_forecast_counts_the_tokens_that_the_score_then_reports(
             assert shared.seconds == pytest.approx(one.seconds / 2)
             assert shared.each == pytest.approx(one.each) == pytest.approx(one.seconds / 10)
             assert all(rate > 0 for rate in rates.values())
+            # As in a corpus whose first contexts have nothing to mask; no time to run a job whole.
+            late = [mask & (n == len(job.masks) - 1) for n, mask in enumerate(job.masks)]
+            late = replace(job, masks=late)
+            rates = probe(scorer, late, seconds=0.0)
+            assert forecast({"x": (10, late)}, rates).seconds > 0
+            assert rates["further pre-training"] > 0
 
 
 def test_durations_read_well():

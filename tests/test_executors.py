@@ -1,5 +1,6 @@
 """Worker processes: same scores as here, errors and deaths reported, nothing computed twice."""
 
+import errno
 import gc
 import os
 import pickle
@@ -8,6 +9,7 @@ import time
 import weakref
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -172,6 +174,52 @@ def test_failures_and_kept_weights_are_not_remembered(tmp_path):
             cached.submit(job(13)).result()
         cached.submit(job(1, keep_weights=True)).result()
     assert counting.runs == 4
+    cached.submit(job(1)).result()
+    # That score is remembered, and would lack the weights.
+    assert not cached.remembers(job(1, keep_weights=True))
+    cached.submit(job(1, keep_weights=True)).result()
+    assert counting.runs == 6
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Of each file a byte is written."""
+    write_text = Path.write_text
+
+    def full(path, text, **options):
+        write_text(path, text[:1], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+
+
+def test_a_score_that_cannot_be_written_stops_who_submits_the_next(tmp_path, full_disk):
+    counting = Counting()
+    cached = CachedExecutor(counting, tmp_path)
+    assert cached.submit(job(1)).result().metrics == {"f1": 1.1}
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        cached.submit(job(2))
+    assert counting.runs == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nor_is_the_last_score_lost_in_silence(workers, tmp_path, full_disk, monkeypatch):
+    from nmg.assembly import open_executor  # here: workers import this file
+    from nmg.config import DataConfig
+
+    def scorer(job):
+        return score(job)
+
+    scorer.fingerprint, scorer.progress = "a model's", None
+    monkeypatch.setattr("nmg.assembly.ScorerFactory", lambda *_: plain_factory)
+    on = SimpleNamespace(scorer=scorer, task=None)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        open_executor(on, DataConfig(workers=workers), cache=tmp_path) as executor,
+    ):
+        future = executor.submit(job(1))
+    assert future.result().metrics == {"f1": 1.1}
 
 
 def test_an_exception_stops_the_workers_at_once(tmp_path):

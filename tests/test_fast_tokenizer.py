@@ -4,6 +4,9 @@
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -228,4 +231,30 @@ def test_nothing_stays_where_sacremoses_was_missing(monkeypatch):
     monkeypatch.delitem(sys.modules, "sacremoses", raising=False)
     with no_moses_needed():
         assert "sacremoses" in sys.modules
+    assert "sacremoses" not in sys.modules
+
+
+def test_two_threads_load_tokenizers_one_after_the_other(monkeypatch):
+    def found(name):
+        if name in sys.modules:  # as importlib does
+            raise ValueError(f"{name}.__spec__ is None")
+
+    monkeypatch.setattr("envs.models.fast_tokenizer.find_spec", found)
+    monkeypatch.delitem(sys.modules, "sacremoses", raising=False)
+    inside, leave = threading.Event(), threading.Event()
+
+    def load(event=None):
+        with no_moses_needed():
+            inside.set()
+            return event is None or event.wait(10)
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(load, leave)
+        assert inside.wait(10)
+        second = threads.submit(load)
+        with suppress(TimeoutError):
+            second.result(0.2)
+        leave.set()
+        assert first.result(10)
+        assert second.result(10)
     assert "sacremoses" not in sys.modules

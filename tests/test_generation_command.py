@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from shutil import copytree
 
 import numpy as np
@@ -90,6 +93,21 @@ def test_arms_by_name():
     assert arms(chosen)[-1].name == "scattered k=0.5"
     alone = GenerationComparison(objective=("scattered",), k=(0, 1))
     assert [arm.name for arm in arms(alone)][1:] == ["scattered k=one token", "scattered k=all"]
+
+
+def test_a_last_score_that_cannot_be_written_is_told(place, tmp_path, capsys, monkeypatch):
+    """Each of the two kinds of arms has one job alone."""
+    write_text = Path.write_text
+
+    def full(path, *given, **options):
+        if "scores" in path.parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_text(path, *given, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    alone = ["--objective", "amt", "--pairs", "3", "--seeds", "1"]
+    assert command(place, tmp_path / "out", *alone) == 2
+    assert "no space is left on the disk" in capsys.readouterr().err
 
 
 def test_jobs_of_one_seed_share_everything_but_the_masks(place):

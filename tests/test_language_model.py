@@ -212,6 +212,9 @@ def test_states_are_cached_by_context_and_padded_with_zeros(tiny_masked_lm, tiny
     assert first.shape == (2, 4, 64)
     assert provider.width == 64
     assert not first[1, 2:].any()
+    lm.model.train()  # its dropout is none of the states'
+    np.testing.assert_array_equal(TokenStates(lm)(ids, real, np.array([3, 4])), first)
+    assert lm.model.training
     np.testing.assert_allclose(first[0, :3, :32], lm.embeddings(ids[0, :3]).detach().numpy())
     with torch.no_grad():
         lm.flat.weights.zero_()

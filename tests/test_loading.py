@@ -47,7 +47,12 @@ def test_damaged_files_of_a_model_are_named(tmp_path, tiny_masked_lm, tiny_token
             load_language_model(str(tmp_path))
     tiny_tokenizer.save_pretrained(tmp_path)
     described = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ({"hidden_size": "wide"}, {"num_attention_heads": 3}):
+    for wrong in (
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 3},
+        {"num_attention_heads": 0},
+        {"hidden_act": "nope"},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(described | wrong))
         with pytest.raises(ModelNotFoundError, match=r"config\.json of .* can be made") as caught:
             load_language_model(str(tmp_path))
@@ -55,6 +60,27 @@ def test_damaged_files_of_a_model_are_named(tmp_path, tiny_masked_lm, tiny_token
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelNotFoundError, match=r"config\.json of .* describes no model"):
         load_language_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"pad_token_id": -1}, "pad_token_id -1 and vocab_size"),
+        ({"pad_token_id": 10**6}, "pad_token_id 1000000 and vocab_size"),
+        ({"attn_implementation": "flash_attention_2"}, "a package that is not there .*Flash"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "bitsan"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_named(
+    wrong, message, tmp_path, tiny_masked_lm, tiny_tokenizer
+) -> None:
+    tiny_masked_lm.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | wrong))
+    with pytest.raises(ModelNotFoundError, match=rf"config\.json of .*{message}") as caught:
+        load_language_model(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_without_a_masked_lm_head_is_refused(tmp_path, tiny_tokenizer) -> None:

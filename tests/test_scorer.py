@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import BertForMaskedLM
 
 from envs.adaptation.executor import SerialExecutor
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
@@ -63,6 +64,13 @@ class IsQuestion:
         }
 
 
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 @pytest.fixture
 def lm(tiny_masked_lm, tiny_tokenizer) -> LanguageModel:
     return LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
@@ -103,9 +111,7 @@ def test_masks_and_seed_change_the_score(lm, job) -> None:
 def test_a_job_is_the_same_with_the_attention_that_a_gpu_takes(
     tiny_masked_lm, tiny_tokenizer, job, request
 ) -> None:
-    for module in tiny_masked_lm.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(tiny_masked_lm)
     expected = Scorer(
         LanguageModel("tiny", copy.deepcopy(tiny_masked_lm), tiny_tokenizer), IsQuestion()
     )(job)
@@ -120,9 +126,7 @@ def test_a_job_is_the_same_with_the_attention_that_a_gpu_takes(
 def test_a_task_that_reads_the_first_tokens_gets_the_same_score_from_them_alone(
     tiny_masked_lm, tiny_tokenizer, job
 ) -> None:
-    for module in tiny_masked_lm.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(tiny_masked_lm)
     lm = LanguageModel("tiny", tiny_masked_lm, tiny_tokenizer)
     assert lm.join is not None
     task = IsQuestion()
@@ -177,37 +181,60 @@ def test_another_configuration_or_tokenizer_has_scores_of_its_own(lm, tmp_path) 
     assert len({mine, fingerprint("dropping"), fingerprint("other mask")}) == 3
 
 
-def test_training_steps_are_those_of_a_plain_loop(lm, job, tiny_masked_lm) -> None:
+def plain_twin(lm: LanguageModel) -> torch.nn.Module:
+    """The library's own model with the same weights, without dropout."""
+    config = copy.deepcopy(lm.model.config)
+    plain = BertForMaskedLM._from_config(config, attn_implementation="eager")
+    plain.load_state_dict(lm.model.state_dict())
+    plain.tie_weights()
+    return without_dropout(plain)
+
+
+def masked_batch(lm: LanguageModel, job: ScoreJob, rows) -> dict[str, torch.Tensor]:
+    """What the library's model takes: contexts padded, every chosen token the mask token."""
+    chosen = [(job.contexts[i].input_ids, job.masks[i]) for i in rows]
+    masked = [np.where(mask, lm.mask_token_id, ids) for ids, mask in chosen]
+    labels = [torch.from_numpy(np.where(mask, ids, -100)).long() for ids, mask in chosen]
+    return padded(masked) | {"labels": pad(labels, -100)}
+
+
+def padded(sequences) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": pad([torch.from_numpy(each).long() for each in sequences], 0),
+        "attention_mask": pad([torch.ones(len(each)) for each in sequences], 0),
+    }
+
+
+def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def test_another_precision_has_scores_of_its_own(tiny_masked_lm, tiny_tokenizer) -> None:
+    prints = [
+        Scorer(
+            LanguageModel("tiny", copy.deepcopy(tiny_masked_lm), tiny_tokenizer, precision=each),
+            IsQuestion(),
+        ).fingerprint
+        for each in ("fp32", "bf16")
+    ]
+    assert prints[0] != prints[1]
+
+
+def test_training_steps_are_those_of_a_plain_loop(lm, job) -> None:
     """One epoch of further pre-training against a loop over the library's own model and loss."""
-    for module in lm.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(lm.model)
     settings = replace(
         SETTINGS, corruption="mask", pretrain_epochs=1, pretrain_batch=len(job.contexts)
     )
-    config = copy.deepcopy(lm.model.config)
-    plain = type(tiny_masked_lm)._from_config(config, attn_implementation="eager")
-    plain.load_state_dict(lm.model.state_dict())
-    plain.tie_weights()
-    for module in plain.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    plain = plain_twin(lm)
 
     once = replace(job, settings=settings, keep_weights=True)
     scorer = Scorer(lm, IsQuestion())
     score = scorer(once)
 
     optimizer = torch.optim.AdamW(plain.parameters(), lr=settings.pretrain_lr, weight_decay=0.0)
-    width = max(len(c) for c in job.contexts)
-    ids = torch.zeros(len(job.contexts), width, dtype=torch.long)
-    labels, real = torch.full_like(ids, -100), torch.zeros_like(ids)
-    for row, (context, mask) in enumerate(zip(job.contexts, job.masks, strict=True)):
-        n = len(context)
-        ids[row, :n] = torch.from_numpy(np.where(mask, lm.mask_token_id, context.input_ids))
-        labels[row, :n] = torch.from_numpy(np.where(mask, context.input_ids, -100))
-        real[row, :n] = 1
     plain.train()
-    loss = plain(input_ids=ids, attention_mask=real, labels=labels).loss
+    loss = plain(**masked_batch(lm, job, range(len(job.contexts)))).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(plain.parameters(), settings.clip)
     optimizer.step()
@@ -217,6 +244,111 @@ def test_training_steps_are_those_of_a_plain_loop(lm, job, tiny_masked_lm) -> No
     ours = dict(lm.model.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_a_job_is_a_plain_loop(lm, job) -> None:
+    """Orders, rates, seeds and scores of every step, with the library's own model and optimiser."""
+    without_dropout(lm.model)
+    job = replace(job, settings=replace(SETTINGS, corruption="mask"))
+    settings, plain, losses, expected = job.settings, plain_twin(lm), [], []
+
+    def order(stage: int, number: int) -> np.random.Generator:
+        rows, drawn = np.random.SeedSequence([job.seed, stage, number]).spawn(2)
+        torch.manual_seed(int(drawn.generate_state(1)[0]))
+        return np.random.default_rng(rows)
+
+    def train(modules, rng, count, size, epochs, lr, loss_of) -> None:
+        weights = [weight for module in modules for weight in module.parameters()]
+        optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+        batches = []
+        for _ in range(epochs):
+            rows = rng.permutation(count)
+            batches += [rows[i : i + size] for i in range(0, count, size)]
+        for step, rows in enumerate(batches):
+            optimizer.param_groups[0]["lr"] = lr * (1 - step / len(batches))
+            optimizer.zero_grad()
+            loss = loss_of(rows)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, settings.clip)
+            optimizer.step()
+            losses.append(loss.item())
+
+    def logits(rows, features, head) -> torch.Tensor:
+        states = plain.bert(**padded([features[i].input_ids for i in rows])).last_hidden_state
+        return head(states[:, 0])
+
+    def targets(rows, features) -> torch.Tensor:
+        return torch.tensor([features[i].target[0] for i in rows])
+
+    sizes = len(job.contexts), settings.pretrain_batch, settings.pretrain_epochs
+    train(
+        [plain],
+        order(0, 0),
+        *sizes,
+        settings.pretrain_lr,
+        lambda rows: plain(**masked_batch(lm, job, rows)).loss,
+    )
+    pretrain_loss = np.mean(np.reshape(losses, (settings.pretrain_epochs, -1)), axis=1)
+    adapted = copy.deepcopy(plain.state_dict())
+    for number in range(settings.finetune_seeds):
+        plain.load_state_dict(adapted)
+        rng, head = order(1, number), torch.nn.Linear(lm.width, 2)
+        train(
+            [plain, head],
+            rng,
+            len(job.train),
+            settings.finetune_batch,
+            settings.finetune_epochs,
+            settings.finetune_lr,
+            lambda rows: torch.nn.functional.cross_entropy(
+                logits(rows, job.train, head),  # noqa: B023
+                targets(rows, job.train),
+            ),
+        )
+        every = range(len(job.score))
+        found = logits(every, job.score, head).detach()
+        nll = torch.nn.functional.cross_entropy(found, targets(every, job.score))
+        expected.append(nll.item())
+
+    score = Scorer(lm, IsQuestion())(job)
+    assert score.pretrain_loss == pytest.approx(pretrain_loss, rel=1e-4)
+    assert [seed["nll"] for seed in score.per_seed] == pytest.approx(expected, rel=1e-4)
+
+
+class Fixed(IsQuestion):
+    """Nothing of its head is drawn but the dropout."""
+
+    def head(self, width):
+        head = super().head(width)
+        torch.nn.init.ones_(head.bias)
+        torch.nn.init.eye_(head.weight)
+        return torch.nn.Sequential(torch.nn.Dropout(0.5), head)
+
+
+def test_nothing_is_dropped_while_it_is_scored(lm, job) -> None:
+    settings = replace(SETTINGS, finetune_epochs=0)
+    scores = []
+    for seed in (3, 4):
+        lm.model.train()
+        untrained = replace(job, masks=None, seed=seed, settings=settings)
+        scores.append(Scorer(lm, Fixed())(untrained).metrics)
+    assert scores[0] == scores[1]
+
+
+def test_corruption_is_drawn_by_seed_and_context(lm, job, monkeypatch) -> None:
+    seen, masked_losses = [], lm.masked_losses
+
+    def recorded(sequences, positions, labels):
+        seen.append([ids.tolist() for ids in sequences])
+        return masked_losses(sequences, positions, labels)
+
+    monkeypatch.setattr(lm, "masked_losses", recorded)
+    context, settings = job.contexts[0], replace(SETTINGS, pretrain_epochs=1)
+    alike = replace(job, contexts=[context] * 3, masks=[context.maskable] * 3, settings=settings)
+    for seed in (3, 4):
+        Scorer(lm, IsQuestion())(replace(alike, seed=seed))
+    drawn = {tuple(ids) for batch in seen for ids in batch}
+    assert len(drawn) == 6
 
 
 def test_every_epoch_trains_on_the_same_masks_and_corruption(lm, job, monkeypatch) -> None:

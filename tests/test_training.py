@@ -1,7 +1,9 @@
 """nmg train: same seed same bytes, resumed equals uninterrupted, and what the run folder holds."""
 
+import errno
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -135,13 +137,24 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
     assert len(read_records(run / "metrics.jsonl")) == 4
 
 
+@pytest.mark.parametrize("what", ["policy", "scores"])
 def test_a_full_disk_is_told_with_the_folder_and_how_to_go_on(
-    arguments, tmp_path, capsys, monkeypatch
+    what, arguments, tmp_path, capsys, monkeypatch
 ):
+    write_text = Path.write_text
+
     def full(*_):
         raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("agents.files.write_tensors", full)
+    def full_of_scores(path, *given, **options):
+        if "scores" in path.parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_text(path, *given, **options)
+
+    if what == "policy":
+        monkeypatch.setattr("agents.files.write_tensors", full)
+    else:
+        monkeypatch.setattr(Path, "write_text", full_of_scores)
     run = tmp_path / "run"
     assert main([*arguments, "--output", str(run)]) == 2
     told = capsys.readouterr().err

@@ -77,13 +77,13 @@ class Workload:
             len(job.contexts),
             settings.pretrain_batch,
             settings.pretrain_epochs,
-            seed_everything(job.seed, PRETRAIN, 0),
+            seed_everything(job.seed, PRETRAIN, 0, "cpu"),
         )
         finetune = shuffled_batches(
             len(job.train),
             settings.finetune_batch,
             settings.finetune_epochs,
-            seed_everything(job.seed, FINETUNE, 0),
+            seed_everything(job.seed, FINETUNE, 0, "cpu"),
         )
         score = np.arange(len(job.score))
         evaluation = [

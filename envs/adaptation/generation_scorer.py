@@ -175,7 +175,7 @@ class GenerationScorer(Scorer):
         if not chosen or not settings.pretrain_epochs:
             return []
         sequences = self._sequences(job, chosen)
-        rng = seed_everything(job.seed, PRETRAIN, 0)
+        rng = seed_everything(job.seed, PRETRAIN, 0, self.model.device)
 
         def loss(rows: np.ndarray) -> Tensor:
             batch = [sequences[i] for i in rows]
@@ -220,7 +220,7 @@ class GenerationScorer(Scorer):
         self, job: ScoreJob, number: int, cost: dict[str, int]
     ) -> dict[str, float]:
         settings, train = job.settings, cast(Sequence[PairFeature], job.train)
-        rng = seed_everything(job.seed, FINETUNE, number)
+        rng = seed_everything(job.seed, FINETUNE, number, self.model.device)
         objective = self._objective()
         own = objective.to(self.model.device) if isinstance(objective, nn.Module) else None
 

@@ -18,6 +18,7 @@ from envs.adaptation.jobs import BASE, AdaptationSettings, Progress, Score, Scor
 from envs.models.flat import FlatParameters, descend
 from envs.models.language_model import LanguageModel
 from envs.models.masked_batch import corrupted, labelled
+from envs.models.seeding import forked, seed_torch
 from envs.models.token_rows import TokenRows
 from envs.tasks.task import Feature, Task
 
@@ -58,7 +59,7 @@ class Scorer:
             raise KeyError(f"No language-model weights are stored under {job.weights!r}.")
         cost = {"pretrain_tokens": 0, "finetune_tokens": 0, "eval_tokens": 0, "steps": 0}
         lm = self.language_model
-        with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+        with forked(lm.device):
             lm.restore(self.weights[job.weights])
             losses = self._pretrain(job, cost) if job.masks is not None else []
             if job.keep_weights:
@@ -81,7 +82,7 @@ class Scorer:
         if not chosen or not settings.pretrain_epochs:
             return []
         ids, labels = self._corrupt(job, chosen)
-        rng = seed_everything(job.seed, PRETRAIN, 0)
+        rng = seed_everything(job.seed, PRETRAIN, 0, lm.device)
 
         def loss(rows: np.ndarray) -> Tensor:
             sequences = [ids[i] for i in rows]
@@ -115,7 +116,7 @@ class Scorer:
         self, job: ScoreJob, number: int, cost: dict[str, int]
     ) -> dict[str, float]:
         lm, settings = self.language_model, job.settings
-        rng = seed_everything(job.seed, FINETUNE, number)
+        rng = seed_everything(job.seed, FINETUNE, number, lm.device)
         head = self.task.head(lm.width).to(lm.device)
 
         def loss(rows: np.ndarray) -> Tensor:
@@ -200,10 +201,12 @@ class Scorer:
         return values
 
 
-def seed_everything(seed: int, stage: int, number: int) -> np.random.Generator:
-    """A generator for the order of the data; torch's global one for initialisation and dropout."""
+def seed_everything(
+    seed: int, stage: int, number: int, device: str | torch.device
+) -> np.random.Generator:
+    """A generator for the order of the data; torch's global ones for initialisation and dropout."""
     order, torch_seed = np.random.SeedSequence([seed, stage, number]).spawn(2)
-    torch.manual_seed(int(torch_seed.generate_state(1)[0]))
+    seed_torch(int(torch_seed.generate_state(1)[0]), device)
     return np.random.default_rng(order)
 
 

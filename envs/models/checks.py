@@ -4,6 +4,7 @@ embeddings of its tokenizer's tokens."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,7 @@ from envs.models.names import ModelNotFoundError, hub_is_reachable
 from envs.models.quirks import token_embedding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Head = Literal["masked", "seq2seq"]
 HEAD_NAMES: Mapping[Head, str] = {"masked": "masked-LM", "seq2seq": "sequence-to-sequence"}
@@ -62,10 +63,34 @@ def integer_model(name: str) -> str:
 
 def no_fit(name: str, error: Exception) -> ModelNotFoundError:
     """That transformers can make no model of a configuration."""
-    reason = " ".join(str(error).split())
+    # What a lookup says is the key alone.
+    reason = " ".join((repr if isinstance(error, LookupError) else str)(error).split())
     return ModelNotFoundError(
         f"The config.json of {name!r} describes no model that can be made ({reason}); get it anew."
     )
+
+
+def lacks_package(name: str, error: ImportError) -> ModelNotFoundError:
+    """That a configuration asks for what is not installed."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    return ModelNotFoundError(
+        f"The config.json of {name!r} asks for a package that is not there ({reason}); take that "
+        "setting out of it, or install the package."
+    )
+
+
+def check_padding(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a configuration whose padding is no token of the model.
+
+    Raises:
+        ModelNotFoundError: if it is none.
+    """
+    pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if pad is not None and not 0 <= pad < (math.inf if size is None else size):
+        raise ModelNotFoundError(
+            f"The config.json of {name!r} has pad_token_id {pad} and vocab_size {size}; it must be "
+            "the id of a token: set it to that of the tokenizer's padding token."
+        )
 
 
 def no_model(name: str, source: str) -> ModelNotFoundError:

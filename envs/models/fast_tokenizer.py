@@ -10,6 +10,7 @@ not merge: what Python's would call unknown, or reach by way of it, comes in sma
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+
+_standing_in = threading.Lock()
 
 
 def fast_twin(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast | None:
@@ -136,16 +139,18 @@ def _word_ends(tokenizer: Any, rules: list[Any]) -> Any:
 def no_moses_needed() -> Iterator[None]:
     """XLM's and FSMT's tokenizers can be made where sacremoses is missing, whose work a twin does.
 
-    They ask for it when made, and use it when they cut words.
+    They ask for it when made, and use it when they cut words. One thread at a time: another would
+    find what stands in for it.
     """
-    missing = find_spec("sacremoses") is None
-    if missing:
-        sys.modules["sacremoses"] = ModuleType("sacremoses")
-    try:
-        yield
-    finally:
+    with _standing_in:
+        missing = find_spec("sacremoses") is None
         if missing:
-            del sys.modules["sacremoses"]
+            sys.modules["sacremoses"] = ModuleType("sacremoses")
+        try:
+            yield
+        finally:
+            if missing:
+                sys.modules.pop("sacremoses", None)
 
 
 def _specials(tokenizer: Any) -> int:

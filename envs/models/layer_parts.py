@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from envs.models.dropout import FastDropout
 from envs.models.native.layers import STEP, NativeGelu, NativeJoin
 from envs.models.native.library import runs_here
+from envs.models.seeding import forked, seed_torch
 from envs.models.standing import StandingLinear, remember_lowered, stands
 
 
@@ -119,13 +120,13 @@ def _computes(module: nn.Module, fast: type[_Join] | type[_Gelu]) -> bool:
     children: list[Any] = [getattr(module, name) for name in fast.names]
     was = module.training
     module.train()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with forked(), torch.no_grad():
         given: list[Any] = [torch.randn(4, children[0].in_features)]
         if issubclass(fast, _Join):
             given.append(torch.randn(4, children[0].out_features))
-        torch.manual_seed(0)
+        seed_torch(0)
         plain = fast.plain(*given, *children)
-        torch.manual_seed(0)
+        seed_torch(0)
         try:
             return torch.equal(module(*given), plain)
         except (TypeError, ValueError, RuntimeError):  # it wants something else

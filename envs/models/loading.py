@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 
 from envs.models.checks import (
     Head,
+    check_padding,
     check_tokens,
     check_weights,
     has_head,
     integer_model,
+    lacks_package,
     missing_head,
     no_fit,
     no_model,
@@ -25,10 +27,14 @@ from envs.models.names import ModelNotFoundError, model_source, only_local, prep
 from envs.models.quiet import quiet
 from envs.models.quirks import LOADING
 from envs.models.runtime import Precision, check_device
+from envs.models.seeding import forked, seed_torch
 from envs.models.seq2seq import Seq2SeqModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What transformers raises of a configuration that it cannot make a model of."""
 
 
 def load_language_model(
@@ -146,13 +152,14 @@ def _load_model(
         raise ValueError(missing_head(name, config.model_type, head))
     if getattr(config, "quant_mode", False):
         raise ValueError(integer_model(name))
+    check_padding(name, config)
     for setting, value in LOADING.get(config.model_type, {}).items():
         setattr(config, setting, value)
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
     try:
         # The global generator draws what the checkpoint lacks; a load must not depend on it.
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(0)
+        with forked(), quiet():
+            seed_torch(0)
             model, found = library.from_pretrained(
                 source,
                 output_loading_info=True,
@@ -172,7 +179,9 @@ def _load_model(
             f"{name!r} has no model.safetensors. Make one: load the model with transformers where "
             "you trust its pytorch_model.bin, and write it with save_pretrained."
         ) from error
-    except ValueError as error:
+    except ImportError as error:
+        raise lacks_package(name, error) from error
+    except MISFITS as error:
         raise no_fit(name, error) from error
     check_weights(name, model, head, found, trained_head=trained_head)
     return model

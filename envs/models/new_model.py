@@ -68,8 +68,9 @@ def new_model(
         UnknownArchitectureError: if the table has no such row, the library no such model, or the
             model no such head.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    from envs.models.seeding import forked, seed_torch
 
     row = ARCHITECTURES.get(model_type)
     if row is None:
@@ -102,8 +103,8 @@ def new_model(
         },
     )
     library = {"masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[head]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked():
+        seed_torch(seed)
         return library.from_config(config)
 
 

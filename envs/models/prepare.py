@@ -20,6 +20,7 @@ from envs.folders import whole_folder
 from envs.models.flat import descend
 from envs.models.language_model import LanguageModel
 from envs.models.masked_batch import corrupted, labelled
+from envs.models.seeding import forked, seed_torch
 from envs.text.corpus import Context, Corpus
 
 HELD_OUT = 0.05
@@ -74,7 +75,6 @@ def train_masked_lm(
     progress: Callable[[str, int, int], None],
 ) -> None:
     """Train in place; the loss is the mean over the masked tokens of a batch."""
-    torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     everything = [p for p in lm.model.parameters() if p.requires_grad]
     head = head_weights(lm)
@@ -83,20 +83,22 @@ def train_masked_lm(
     total = head_steps + settings.steps
     optimizer = lm.flat.adamw(settings.lr)
     order = np.empty(0, dtype=np.int64)
-    for step in range(total):
-        alone = step < head_steps
-        done = (step - head_steps) / max(1, settings.steps)
-        optimizer.param_groups[0]["lr"] = settings.lr * (1.0 if alone else _warm_cosine(done))
-        for parameter in everything:
-            parameter.requires_grad_(not alone)
-        for parameter in head:
-            parameter.requires_grad_(True)
-        if len(order) < settings.batch:
-            order = np.concatenate([order, rng.permutation(len(corpus))])
-        rows, order = order[: settings.batch], order[settings.batch :]
-        loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
-        descend(lm.flat, optimizer, loss, 1.0)
-        progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
+    with forked(lm.device):
+        seed_torch(settings.seed, lm.device)
+        for step in range(total):
+            alone = step < head_steps
+            done = (step - head_steps) / max(1, settings.steps)
+            optimizer.param_groups[0]["lr"] = settings.lr * (1.0 if alone else _warm_cosine(done))
+            for parameter in everything:
+                parameter.requires_grad_(not alone)
+            for parameter in head:
+                parameter.requires_grad_(True)
+            if len(order) < settings.batch:
+                order = np.concatenate([order, rng.permutation(len(corpus))])
+            rows, order = order[: settings.batch], order[settings.batch :]
+            loss = _batch_loss(lm, [corpus[int(i)] for i in rows], settings.rate, rng)[0]
+            descend(lm.flat, optimizer, loss, 1.0)
+            progress(f"masked-LM training, loss {loss.detach():.2f}", step + 1, total)
     for parameter in everything:
         parameter.requires_grad_(True)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from envs.models.attention import PACKED, WIDEST, takes_jagged
 from envs.models.last_layer import find_join
+from envs.models.seeding import forked
 
 if TYPE_CHECKING:
     from envs.models.language_model import LanguageModel
@@ -69,9 +70,8 @@ def _agrees(lm: LanguageModel, expected: Tensor) -> bool:
 def _trains(lm: LanguageModel) -> bool:
     """Whether a training step runs in the precision that is asked for: kernels for training are
     not those for evaluation."""
-    devices = [lm.device] if lm.device.type == "cuda" else []
     training = lm.model.training
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+    with forked(lm.device), torch.enable_grad():
         lm.model.train()
         try:
             lm.hidden_states(_sequences(lm)).square().sum().backward()

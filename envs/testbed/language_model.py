@@ -29,6 +29,7 @@ from envs.models.cache import cache_folder
 from envs.models.language_model import LanguageModel
 from envs.models.loading import load_language_model
 from envs.models.quiet import quiet
+from envs.models.seeding import forked, seed_torch
 from envs.testbed.domain import MASK, MAX_LENGTH, Vocabulary, wrapped
 
 VERSION = 1
@@ -82,8 +83,8 @@ def _keep(model: Any, vocabulary: Vocabulary, folder: Path) -> None:
 def train_language_model(vocabulary: Vocabulary) -> Any:
     """Train a BertForMaskedLM; its weights are the same every time."""
     settings = vocabulary.settings
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with forked():
+        seed_torch(SEED)
         model = _fresh_model(vocabulary)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
