@@ -150,7 +150,8 @@ class Contrast:
     """A policy compared with one of its null controls.
 
     Attributes:
-        policy, control: rows of the table.
+        policy: a row of the table.
+        control: which of ``CONTROLS``.
         metric: what is compared.
         versus: the policy's paired difference to the control.
     """
@@ -171,11 +172,15 @@ def against_controls(table: ComparisonTable) -> list[Contrast]:
             name,
             control,
             table.headline,
-            compare(values[name], values[control], higher_is_better=table.higher_is_better),
+            compare(
+                values[name],
+                values[control_name(name, control)],
+                higher_is_better=table.higher_is_better,
+            ),
         )
         for name in table.scores
-        for control in (control_name(name, kind) for kind in CONTROLS)
-        if control in table.scores
+        for control in CONTROLS
+        if control_name(name, control) in table.scores
     ]
 
 

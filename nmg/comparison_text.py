@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import math
 
-from nmg.comparison import LIKELIHOOD, ComparisonTable, Row, against_controls, by_likelihood
+from nmg.comparison import (
+    LIKELIHOOD,
+    ComparisonTable,
+    Contrast,
+    Row,
+    against_controls,
+    by_likelihood,
+)
 from nmg.statistics import Comparison
 
 
 def control_cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the policies against their null controls; no rows without any."""
-    header, columns = ["policy - its control"], []
+    header, rows = ["policy - its control"], [[_pair(each)] for each in against_controls(table)]
     for each in filter(None, (table, by_likelihood(table))):
-        found = against_controls(each)
         header += [f"{each.headline} [95%]", "verdict"]
         digits = decimals(each.rows[0].means[each.headline])
-        columns.append([with_interval(contrast.versus, digits) for contrast in found])
-        columns.append([contrast.versus.verdict for contrast in found])
-    names = [f"{each.policy} - {each.control.removeprefix(f'{each.policy}: ')}" for each in found]
-    return header, [list(row) for row in zip(names, *columns, strict=True)]
+        for row, contrast in zip(rows, against_controls(each), strict=True):
+            row += [with_interval(contrast.versus, digits), contrast.versus.verdict]
+    return header, rows
+
+
+def control_verdicts(table: ComparisonTable) -> str:
+    """A sentence on the policies against their null controls; empty without any."""
+    found = [f"{_pair(each)}: {each.versus.verdict}" for each in against_controls(table)]
+    return f"Against their null controls, {'; '.join(found)}." if found else ""
+
+
+def _pair(contrast: Contrast) -> str:
+    return f"{contrast.policy} - {contrast.control}"
 
 
 def cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:

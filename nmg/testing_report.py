@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nmg.comparison import ComparisonTable
+from nmg.comparison_text import control_verdicts
 from nmg.config import TestingConfig
 from nmg.forecast import duration
 from nmg.report.page import comparison_sections, settings_section, settings_sections, write_report
@@ -47,4 +48,5 @@ def _verdicts(table: ComparisonTable) -> str:
         if row.versus is not None:
             groups.setdefault(row.versus.verdict, []).append(row.name)
     parts = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items()]
-    return "Against random masking, " + "; ".join(parts) + "." if parts else ""
+    against_random = "Against random masking, " + "; ".join(parts) + "." if parts else ""
+    return f"{against_random} {control_verdicts(table)}".strip()

@@ -15,7 +15,7 @@ from envs.world import Deal
 from nmg.assembly import Setup, learned_metric
 from nmg.checkpoint import chosen_checkpoint, how_chosen
 from nmg.comparison import RANDOM, ComparisonTable, as_json, tabulate
-from nmg.comparison_text import as_text, with_interval
+from nmg.comparison_text import as_text, control_verdicts, with_interval
 from nmg.config import TrainingConfig
 from nmg.evaluation import Greedy, evaluate, observe, seed_of
 from nmg.forecast import amount, duration
@@ -148,8 +148,8 @@ def _lead(table: ComparisonTable | None) -> str:
     over = f"{pairs} paired {unit}" if pairs > 1 else f"one {unit.rstrip('s')}"
     return (
         f"Against random masking, over {over}: {versus.verdict} ({table.headline} "
-        f"{with_interval(versus, 3)}, at 95%)."
-    )
+        f"{with_interval(versus, 3)}, at 95%). {control_verdicts(table)}"
+    ).strip()
 
 
 def _curves(

@@ -86,27 +86,33 @@ def test_policies_are_compared_with_their_own_null_controls():
     """Both may be better than random while one is better than the other; scipy is the oracle."""
     rng = np.random.default_rng(2)
     noise = rng.normal(scale=0.1, size=10)
-    means = {"p": 1.60, "p: untrained": 1.66, "p: shuffled": 1.62, "q": 1.6, "random": 1.7}
+    means = {"policy": 1.60, "policy: untrained": 1.66, "policy: shuffled": 1.62, "random": 1.7}
     nll = {name: mean + noise + rng.normal(scale=0.02, size=10) for name, mean in means.items()}
     scores = {name: [{"f1": 70.0, "nll": x} for x in row] for name, row in nll.items()}
     counted = tabulate(scores, headline="f1", higher_is_better=True)
     found = {(c["control"], c["metric"]): c["versus"] for c in as_json(counted)["controls"]}
     assert set(found) == {
-        (f"p: {kind}", metric) for kind in ("untrained", "shuffled") for metric in ("f1", "nll")
+        (kind, metric) for kind in ("untrained", "shuffled") for metric in ("f1", "nll")
     }
-    for control in ("p: untrained", "p: shuffled"):
-        test = stats.ttest_rel(nll["p"], nll[control]).confidence_interval(0.95)
+    for control in ("untrained", "shuffled"):
+        test = stats.ttest_rel(nll["policy"], nll[f"policy: {control}"]).confidence_interval(0.95)
         versus = found[control, "nll"]
         assert (versus["low"], versus["high"]) == pytest.approx((test.low, test.high))
-    assert found["p: untrained", "nll"]["verdict"] == "better"
+    assert found["untrained", "nll"]["verdict"] == "better"
+    alone = {name: [{"nll": x} for x in row] for name, row in nll.items()}
+    for told in (_verdicts, _lead):
+        lead = told(tabulate(alone, headline="nll", higher_is_better=False))
+        assert (
+            "Against their null controls, policy - untrained: better; policy - shuffled: " in lead
+        )
     lines = as_text(counted).splitlines()
-    (line,) = (line for line in lines if line.startswith("p - untrained"))
+    (line,) = (line for line in lines if line.startswith("policy - untrained"))
     assert line.split()[-1] == "better"
     assert "no detectable difference" in line  # by f1
     (section,) = (
         part for part in comparison_sections(counted, "") if "null controls" in part.title
     )
-    assert [row[0] for row in section.rows] == ["p - untrained", "p - shuffled"]
+    assert [row[0] for row in section.rows] == ["policy - untrained", "policy - shuffled"]
     assert "controls" not in as_json(table())
 
 
