@@ -140,6 +140,28 @@ def by_likelihood(table: ComparisonTable) -> ComparisonTable | None:
     )
 
 
+def draws_of_random(count: int) -> list[str]:
+    """The rows that ``random`` is to be the mean of, itself the first."""
+    return [RANDOM, *(f"{RANDOM}, draw {number}" for number in range(2, count + 1))]
+
+
+def averaged(
+    scores: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[str]
+) -> dict[str, Sequence[Mapping[str, float]]]:
+    """The same rows, but one in place of these: the mean of each metric in each pair.
+
+    Args:
+        scores: masking -> one dict of metrics per pair.
+        names: the rows; the first gives the mean its name and place.
+    """
+    means = [
+        {metric: float(np.mean([one[metric] for one in pair])) for metric in pair[0]}
+        for pair in zip(*(scores[name] for name in names), strict=True)
+    ]
+    kept = {name: pairs for name, pairs in scores.items() if name not in names[1:]}
+    return {**kept, names[0]: means}
+
+
 def control_name(policy: str, control: str) -> str:
     """The row of a policy's null control."""
     return f"{policy}: {control}"

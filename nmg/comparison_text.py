@@ -6,11 +6,13 @@ import math
 
 from nmg.comparison import (
     LIKELIHOOD,
+    RANDOM,
     ComparisonTable,
     Contrast,
     Row,
     against_controls,
     by_likelihood,
+    control_name,
 )
 from nmg.statistics import Comparison
 
@@ -117,5 +119,22 @@ def reading(table: ComparisonTable) -> str:
         f"{pairs} {unit}, the same for every masking; sd over {unit}. "
         f"Differences are paired, with Student's 95% interval; {direction} {table.headline}"
         f"{likelihood} is better. A verdict needs an interval that leaves zero out; each is wrong "
-        "at most 5% of the time by itself, so expect one false alarm in twenty rows."
+        "at most 5% of the time by itself, so expect one false alarm in twenty rows, and several "
+        f"at once where {table.reference}, which all rows are compared with, happened to draw well "
+        f"or badly.{''.join(_odd_draws(table))}"
     )
+
+
+def _odd_draws(table: ComparisonTable) -> list[str]:
+    """A sentence for each untrained policy, which masks at random, too, that is told apart from
+    random masking: nothing but the draws can be why."""
+    untrained = {control_name(name, "untrained") for name in table.scores}
+    return [
+        f" Here {row.name}, which masks at random as well, is {row.versus.verdict} than "
+        f"{each.reference} by {each.headline}: the draws were unusual, so weigh the other verdicts "
+        "by that."
+        for each in filter(None, (table, by_likelihood(table)))
+        for row in each.rows
+        if each.reference == RANDOM and row.name in untrained and row.versus is not None
+        if row.versus.verdict in ("better", "worse")
+    ]

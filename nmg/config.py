@@ -205,9 +205,12 @@ class ComparisonConfig:
     """The first of them."""
     controls: bool = True
     """Run the null controls ``untrained`` and ``shuffled`` beside each learned policy."""
+    random_draws: int = 1
+    """Random maskings that ``random`` is the mean of. All rows are compared with it; each more
+    costs a job a seed and lessens what they share by luck."""
 
     def __post_init__(self) -> None:
-        at_least(1, seeds=self.seeds)
+        at_least(1, seeds=self.seeds, random_draws=self.random_draws)
         seed_fits(first_seed=self.first_seed)
         at_least(
             0, contexts=self.contexts, examples=self.examples, test_examples=self.test_examples

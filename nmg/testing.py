@@ -38,7 +38,7 @@ EXAMPLES = """examples:
   nmg test --task classification --dataset labelled.csv --corpus domain.txt --model minilm \\
            --strategy idf
 """
-FREE = ("seeds", "workers", "device", "data_dir", "controls")
+FREE = ("seeds", "workers", "device", "data_dir", "controls", "random_draws")
 """Settings that may change when a comparison goes on; more seeds may be added."""
 
 
@@ -136,7 +136,7 @@ def compare_maskings(
     """Score every masking with every seed, print the table, write results and report."""
     from envs.models.runtime import tune_runtime
     from nmg.checkpoint import described_choice
-    from nmg.comparison import tabulate
+    from nmg.comparison import averaged, draws_of_random, tabulate
     from nmg.comparison_text import as_text
     from nmg.testing_setup import build_test_setup
 
@@ -146,12 +146,15 @@ def compare_maskings(
     check_rows(folder, maskings, used, config.comparison.all_seeds)
     # Only now: a comparison that could not begin leaves nothing behind.
     write_settings(folder, config)
-    print(on.about)
+    about, draws = on.about, config.comparison.random_draws
+    if draws > 1:
+        about += f" The row random is the mean of {draws} maskings a seed."
+    print(about)
     scores, predicted, seconds = score(config, folder, on, maskings)
-    headline = on.task.headline
+    scores, headline = averaged(scores, draws_of_random(draws)), on.task.headline
     better = on.task.higher_is_better[headline]
     table = tabulate(scores, headline=headline, higher_is_better=better)
-    write_results(config, folder, on.about, table, used, seconds)
+    write_results(config, folder, about, table, used, seconds)
     print("\n" + as_text(table) + "\n")
     for given, (name, checkpoint) in zip(policies, used.items(), strict=True):
         print(f"{name}: {described_choice(given, Path(checkpoint))}")
@@ -162,7 +165,7 @@ def compare_maskings(
 
 def score(
     config: TestingConfig, folder: Path, on: TestSetup, maskings: Mapping[str, Masking]
-) -> tuple[dict[str, list[dict[str, float]]], Forecast, float]:
+) -> tuple[Mapping[str, Sequence[Mapping[str, float]]], Forecast, float]:
     """The metrics of every masking for each seed, what they were said to cost, and seconds."""
     from nmg.assembly import open_executor, worker_count
     from nmg.evaluation import evaluate
@@ -263,25 +266,27 @@ def gather_maskings(
     """
     from envs.references import UniformRandom
     from nmg.checkpoint import chosen_checkpoint
+    from nmg.comparison import draws_of_random
     from nmg.evaluation import Greedy, observe
     from nmg.maskings import controls, load_policy, measured, policy_name, strategy
     from nmg.online import ADVERSARIAL, online_adversary
 
     world, states = on.world, on.states
+    draws = draws_of_random(config.comparison.random_draws)
     maskings: dict[str, Masking] = {}
     used: dict[str, str] = {}
     for run_dir in policies:
         checkpoint = chosen_checkpoint(run_dir, start)
         policy = load_policy(checkpoint, states, world.vocab_size)
         # A run may be called as the fixed maskings are, which would take its row.
-        name = policy_name(run_dir, {*used, *strategies, "random", "none", "best mask"})
+        name = policy_name(run_dir, {*used, *strategies, *draws, "none", "best mask"})
         used[name] = str(checkpoint)
         maskings[name] = Greedy(policy)
         if config.comparison.controls:
             deal = on.measuring_deal()
             seen = measured(observe(world, deal, config.comparison.budget))
             maskings |= controls(name, run_dir, policy, states, world.vocab_size, seen)
-    maskings |= {"random": UniformRandom(), "none": None}
+    maskings |= {name: UniformRandom() for name in draws} | {"none": None}
     for name in strategies:
         if name == ADVERSARIAL:
             maskings[name] = online_adversary(on.scorer.language_model)

@@ -26,7 +26,7 @@ def write_testing_report(
     facts = {
         unit: pairs,
         "maskings": len(table.rows),
-        "score jobs": pairs * len(table.rows),
+        "score jobs": pairs * (len(table.rows) + config.comparison.random_draws - 1),
         "wall time": duration(seconds),
     }
     sections = comparison_sections(table, "Scores on the test split")

@@ -116,6 +116,19 @@ def test_policies_are_compared_with_their_own_null_controls():
     assert "controls" not in as_json(table())
 
 
+def test_an_untrained_policy_that_is_told_apart_from_random_casts_doubt_on_the_others():
+    untrained = [1.1 + 0.001 * n for n in range(5)]
+
+    def told(random):
+        scores = {"policy": [1.0] * 5, "policy: untrained": untrained, "random": random}
+        rows = {name: [{"nll": nll} for nll in values] for name, values in scores.items()}
+        return reading(tabulate(rows, headline="nll", higher_is_better=False))
+
+    doubt = "policy: untrained, which masks at random as well, is worse than random by nll"
+    assert doubt in told([nll - 0.1 for nll in untrained[::-1]])
+    assert "as well" not in told([nll + 0.01 * (-1) ** n for n, nll in enumerate(untrained)])
+
+
 def test_json_has_every_score_and_no_infinities():
     values = json.loads(json.dumps(as_json(table(1)), allow_nan=False))
     assert [row["masking"] for row in values["rows"]][1] == "random"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny_run import train_arguments, write_model, write_texts
@@ -99,6 +100,40 @@ def test_policies_strategies_and_controls_share_the_seeds(run, tmp_path, capsys,
     (out / "resolved.yaml").write_text("seeds: 2\nk: 0.5")  # of nmg generation
     assert main([*command, "--seeds", "3"]) == 2
     assert "already holds another run" in capsys.readouterr().err
+
+
+def test_random_may_be_the_mean_of_several_draws(run, tmp_path, capsys, monkeypatch):
+    command = ["test", "--config", str(run / "resolved.yaml"), "--contexts", "8", "--seeds", "2"]
+    command += ["--test-examples", "6", "--output", str(tmp_path / "out"), "--workers", "1"]
+    scored = []
+    score = Scorer.__call__
+
+    def scores(self, job):
+        scored.append((job, score(self, job)))
+        return scored[-1][1]
+
+    monkeypatch.setattr(Scorer, "__call__", scores)
+    monkeypatch.setattr(forecast, "probe", lambda *_: dict.fromkeys(forecast.PHASES, 1.0))
+    assert main(command) == 0
+    once, first = results_of(tmp_path / "out"), list(scored)
+    assert main([*command, "--random-draws", "3"]) == 0
+    thrice, more = results_of(tmp_path / "out"), scored[len(first) :]
+    assert "The row random is the mean of 3 maskings" in capsys.readouterr().out
+    assert len(more) == 4  # two draws of two seeds; the rest was remembered
+    masked = [job for job, _ in [*first, *more] if job.masks is not None]
+    assert len({job.key for job in masked}) == 6
+    assert len({job.seed for job in masked}) == 2
+    assert thrice["none"] == once["none"]
+    for seed in {job.seed for job in masked}:
+        nll = [s.metrics["nll"] for job, s in [*first, *more] if job.seed == seed and job.masks]
+        assert any(pair["nll"] == pytest.approx(np.mean(nll)) for pair in thrice["random"])
+    assert set(thrice) == {"random", "none"}
+    assert main([*command, "--random-draws", "0"]) == 2
+
+
+def results_of(folder):
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return {row["masking"]: row["scores"] for row in rows}
 
 
 def test_scores_of_another_model_are_not_remembered_for_this_one(run, tmp_path):
