@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmg.config import TestingConfig, resolve_testing
+from nmg.config import ComparisonConfig, TestingConfig, resolve_testing
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import add_flags, given_flags, user_path
@@ -143,7 +143,7 @@ def compare_maskings(
     tune_runtime(threads=1)  # results must not depend on the machine's cores
     on = build_test_setup(config)
     maskings, used = gather_maskings(config, on, policies, strategies, start)
-    check_rows(folder, maskings, used, config.comparison.all_seeds)
+    check_rows(folder, maskings, used, config.comparison)
     # Only now: a comparison that could not begin leaves nothing behind.
     write_settings(folder, config)
     about, draws = on.about, config.comparison.random_draws
@@ -221,13 +221,18 @@ def write_results(
     from nmg.comparison import as_json
     from nmg.testing_report import write_testing_report
 
-    results = {**as_json(table), "seeds": list(config.comparison.all_seeds), "policies": used}
+    results = {
+        **as_json(table),
+        "seeds": list(config.comparison.all_seeds),
+        "random_draws": config.comparison.random_draws,
+        "policies": used,
+    }
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_testing_report(folder, config, about, table, used, seconds)
 
 
 def check_rows(
-    folder: Path, maskings: Collection[str], used: Mapping[str, str], seeds: Collection[int]
+    folder: Path, maskings: Collection[str], used: Mapping[str, str], comparison: ComparisonConfig
 ) -> None:
     """See to it that nothing goes from the table that a folder holds: it is written anew.
 
@@ -235,11 +240,13 @@ def check_rows(
         folder: of the results.
         maskings: rows of the table to come.
         used: policy -> its checkpoint.
-        seeds: of the table to come.
+        comparison: seeds of the table to come, and draws of its reference.
 
     Raises:
-        ValueError: if a row would go, or be another policy's, or a seed would go.
+        ValueError: if a row would go, or be another policy's, or a seed or a draw would go.
     """
+
+    from nmg.comparison import draws_of_random
 
     def lost(before: dict[str, Any]) -> list[str]:
         gone = [row["masking"] for row in before["rows"] if row["masking"] not in maskings]
@@ -248,7 +255,9 @@ def check_rows(
             for name, path in before["policies"].items()
             if name in used and Path(path).resolve() != Path(used[name]).resolve()
         ]
-        return gone + [f"seed {seed}" for seed in before["seeds"] if seed not in seeds]
+        gone += [f"seed {seed}" for seed in before["seeds"] if seed not in comparison.all_seeds]
+        draws = draws_of_random(before.get("random_draws", 1))
+        return gone + [name for name in draws if name not in maskings]
 
     keep_results(folder, lost)
 

@@ -128,6 +128,8 @@ def test_random_may_be_the_mean_of_several_draws(run, tmp_path, capsys, monkeypa
         nll = [s.metrics["nll"] for job, s in [*first, *more] if job.seed == seed and job.masks]
         assert any(pair["nll"] == pytest.approx(np.mean(nll)) for pair in thrice["random"])
     assert set(thrice) == {"random", "none"}
+    assert main([*command, "--random-draws", "2"]) == 2
+    assert "would remove: random, draw 3; ask" in capsys.readouterr().err
     assert main([*command, "--random-draws", "0"]) == 2
 
 
