@@ -159,7 +159,8 @@ def _forecast(
 ) -> Forecast:
     from envs.further_pretraining import further_pretrain
     from envs.text.corpus import Corpus
-    from nmg.forecast import Forecast, seconds_a_step
+    from nmg.forecast import Forecast
+    from nmg.probe import seconds_a_step
 
     weights = lm.snapshot()
 

@@ -263,8 +263,9 @@ def forecast_arms(
     seed: int,
 ) -> Forecast:
     """Predict the cost of what is left with this seed and those after it, from jobs of this one."""
-    from nmg.forecast import forecast, probe
+    from nmg.forecast import forecast
     from nmg.generation import arm_jobs
+    from nmg.probe import probe
 
     seeds = range(seed, config.comparison.all_seeds.stop)
     # To make the jobs of all seeds takes long; it tells something only where some are done.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from envs.adaptation.jobs import Progress
     from envs.models.language_model import LanguageModel
     from envs.text.corpus import Corpus
-    from nmg.forecast import Forecast, Trial
+    from nmg.forecast import Forecast
+    from nmg.probe import Trial
 
 EXAMPLES = """examples:
   nmg prepare-lm --model minilm --corpus wikitext-2/train.txt.gz
@@ -116,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _forecast(lm: LanguageModel, corpus: Corpus, settings: PreparationSettings) -> Forecast:
     from envs.models.prepare import head_weights, train_masked_lm
-    from nmg.forecast import Forecast, seconds_a_step
+    from nmg.forecast import Forecast
+    from nmg.probe import seconds_a_step
 
     weights = lm.snapshot()
 

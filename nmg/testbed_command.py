@@ -177,7 +177,8 @@ def _scoring(bed: Any, deal: Any, jobs: int) -> Iterator[Executor]:
     from envs.adaptation.scorer import Scorer
     from envs.references import UniformRandom
     from nmg.evaluation import masking_job
-    from nmg.forecast import forecast, probe
+    from nmg.forecast import forecast
+    from nmg.probe import probe
     from nmg.progress import ProgressBar
     from nmg.score_cache import CachedExecutor
 

@@ -20,7 +20,7 @@ from envs.models.prepare import PreparationSettings, held_out_split, train_maske
 from envs.models.states import TokenStates
 from envs.spaces import pad_contexts
 from envs.text.corpus import build_corpus
-from nmg import forecast
+from nmg import probe
 from nmg.cli import main
 from nmg.maskings import VocabularyError, controls, load_policy
 from tests.conftest import SENTENCES
@@ -166,7 +166,7 @@ def test_the_forecast_of_an_adaptation_leaves_no_trace(
         contexts = int(told.split(" contexts to train on")[0].split()[-1])
         assert f"Forecast: {3 * -(-contexts // 4)} steps" in told
         assert "Took" in told
-        monkeypatch.setattr(forecast, "seconds_a_step", lambda trial, most: 1.0)
+        monkeypatch.setattr(probe, "seconds_a_step", lambda trial, most: 1.0)
     assert prints[0] == prints[1]
 
 
@@ -185,7 +185,7 @@ def test_a_head_is_prepared_and_found_again_whatever_the_forecast_tried(
         quality = json.loads((out / "quality.json").read_text())
         assert f"after:  {quality['loss']:.2f} nats, {quality['accuracy']:.1f}% right" in told
         prints.append(load_language_model(str(out)).fingerprint)
-        monkeypatch.setattr(forecast, "seconds_a_step", lambda trial, most: 1.0)
+        monkeypatch.setattr(probe, "seconds_a_step", lambda trial, most: 1.0)
     assert prints[0] == prints[1]
 
 
@@ -250,7 +250,7 @@ def test_preparing_leaves_what_is_frozen_as_it_is(corpus, tiny_masked_lm, tiny_t
 def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):
     """Steps of half a second after a first of ten."""
     clock, tried = [0.0], []
-    monkeypatch.setattr(forecast.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: clock[0])
 
     def trial(steps, progress):
         tried.append(steps)
@@ -258,11 +258,11 @@ def test_a_step_is_timed_on_trials_that_are_long_enough(monkeypatch):
             clock[0] += 10.0 if step == 0 and len(tried) == 1 else 0.5
             progress("", step + 1, steps)
 
-    assert forecast.seconds_a_step(trial, 100, seconds=60.0) == 0.5
+    assert probe.seconds_a_step(trial, 100, seconds=60.0) == 0.5
     assert tried == [2, 4, 8, 16, 32, 64]
-    assert forecast.seconds_a_step(trial, 5, seconds=60.0) == 0.5
+    assert probe.seconds_a_step(trial, 5, seconds=60.0) == 0.5
     assert tried[6:] == [2, 4, 5]
-    assert forecast.seconds_a_step(trial, 1) == 0.5
+    assert probe.seconds_a_step(trial, 1) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from envs.world import Deal
 from nmg import assembly, progress
 from nmg.comparison import tabulate
 from nmg.evaluation import INFORMATIVE, evaluate, masking_job, seed_of
-from nmg.forecast import duration, forecast, job_tokens, probe
+from nmg.forecast import duration, forecast
+from nmg.probe import job_tokens, probe
 from nmg.progress import ProgressBar
 
 
