@@ -43,7 +43,7 @@ bool (B, S). No gradient flows into them."""
 
 
 class Translation(Protocol):
-    """What is fine-tuned without a masking module, e.g. ``generation_scorer.Translation``."""
+    """What is fine-tuned without a masking module, e.g. ``generation_objective.Translation``."""
 
     def inputs(self, pairs: Sequence[Any]) -> Mapping[str, Any]:
         """``input_ids`` and ``attention_mask`` of the sources, (B, L)."""

@@ -38,7 +38,7 @@ from envs.models.flat import FlatParameters
 from envs.models.loading import load_language_model
 from envs.models.runtime import tune_runtime
 from nmg.assembly import training_setup
-from nmg.config import resolve_training
+from nmg.resolution import resolve_training
 from nmg.statistics import compare
 
 SIDES = ("stock", "again", "fp32", "bf16")

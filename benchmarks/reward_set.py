@@ -29,8 +29,8 @@ from envs.models.runtime import tune_runtime
 from envs.tasks.task import Feature
 from envs.text_world import example_stratum, stratified_sample
 from nmg.assembly import training_setup
-from nmg.config import resolve_training
 from nmg.noise_command import measure, noise_of
+from nmg.resolution import resolve_training
 
 DRAWS = 300
 Rows = list[tuple[Feature, np.ndarray]]

@@ -26,11 +26,12 @@ from envs.references import Policy, UniformRandom
 from envs.tasks.task import Task
 from envs.world import World
 from nmg.checkpoint import FolderWeights
-from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, TrainingConfig, setting_name
+from nmg.config import TESTBED_MODEL, DataConfig, EpisodeConfig, TrainingConfig
 from nmg.corpora import corpus_documents, corpus_line
 from nmg.executors import ProcessExecutor
 from nmg.limits import two_columns
 from nmg.options import ConfigError
+from nmg.resolution import setting_name
 from nmg.score_cache import CachedExecutor
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from nmg.generation_config import GenerationConfig
 if TYPE_CHECKING:
     import torch
 
-    from envs.adaptation.generation_scorer import Objective
+    from envs.adaptation.generation_objective import Objective
     from envs.models.language_model import LanguageModel
     from envs.models.seq2seq import Seq2SeqModel
     from envs.tasks.generation import PairFeature
@@ -51,7 +51,7 @@ class AdversarialObjective:
             AdversarialTranslation,
             AdversarialTranslationSettings,
         )
-        from envs.adaptation.generation_scorer import Translation
+        from envs.adaptation.generation_objective import Translation
         from envs.text.corpus import special_marks
 
         given = self._settings

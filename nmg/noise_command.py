@@ -13,10 +13,11 @@ import numpy as np
 
 from nmg.comparison import ComparisonTable, tabulate
 from nmg.comparison_text import as_text
-from nmg.config import TrainingConfig, resolve_training
+from nmg.config import TrainingConfig
 from nmg.config_files import training_file
 from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import add_flags, given_flags
+from nmg.resolution import resolve_training
 from nmg.statistics import false_alarm_rate, seeds_needed
 
 EXAMPLES = """examples:

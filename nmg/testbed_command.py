@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from envs.models.runtime import tune_runtime
     from envs.testbed import build_testbed
-    from nmg.config import setting_name
     from nmg.evaluation import evaluate, seed_of
+    from nmg.resolution import setting_name
 
     tune_runtime(threads=1)  # results must not depend on the machine's cores
     bed = build_testbed(setting_name(args.setting), family=args.family)

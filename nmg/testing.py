@@ -10,10 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmg.config import ComparisonConfig, TestingConfig, resolve_testing
+from nmg.config import ComparisonConfig, TestingConfig
 from nmg.config_files import comparison_file
 from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import add_flags, given_flags, user_path
+from nmg.resolution import resolve_testing
 from nmg.run_folders import (
     check_same,
     claimed,

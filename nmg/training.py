@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmg.config import TrainingConfig, resolve_training
+from nmg.config import TrainingConfig
 from nmg.config_files import training_file
 from nmg.limits import refuse_idle, refuse_idle_reference
 from nmg.options import (
@@ -23,6 +23,7 @@ from nmg.options import (
     given_flags,
     user_path,
 )
+from nmg.resolution import resolve_training
 from nmg.run_folders import (
     RESOLVED,
     check_free,

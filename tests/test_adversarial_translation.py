@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from agents.adversarial_module import adversarial_loss
 from agents.adversarial_translation import AdversarialTranslation, AdversarialTranslationSettings
-from envs.adaptation.generation_scorer import GenerationScorer, Translation
+from envs.adaptation.generation_objective import Translation
+from envs.adaptation.generation_scorer import GenerationScorer
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 from envs.models.architectures import ARCHITECTURES
 from envs.models.checks import has_head

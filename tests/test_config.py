@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from agents.settings import AgentSettings
-from nmg.config import TestingConfig, TrainingConfig, resolve_testing, resolve_training
+from nmg.config import TestingConfig, TrainingConfig
 from nmg.config_files import comparison_file, training_file
 from nmg.generation_config import GenerationConfig
 from nmg.options import (
@@ -26,6 +26,7 @@ from nmg.options import (
     read_preset,
     read_settings,
 )
+from nmg.resolution import resolve_testing, resolve_training
 from nmg.run_folders import write_settings
 
 

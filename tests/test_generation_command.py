@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import MBartTokenizer
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
-from envs.adaptation.generation_scorer import GenerationScorer, target_losses
+from envs.adaptation.generation_objective import target_losses
+from envs.adaptation.generation_scorer import GenerationScorer
 from envs.adaptation.mass import fragment_length
 from envs.generation_building import build_generation_world
 from envs.models.loading import load_language_model, load_seq2seq

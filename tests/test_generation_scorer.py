@@ -10,12 +10,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from envs.adaptation import scorer as scorer_module
-from envs.adaptation.generation_scorer import (
-    GenerationScorer,
-    GenerationSettings,
-    Translation,
-    bucketed,
-)
+from envs.adaptation.generation_objective import Translation
+from envs.adaptation.generation_scorer import GenerationScorer, GenerationSettings, bucketed
 from envs.adaptation.jobs import AdaptationSettings, ScoreJob
 from envs.adaptation.mass import random_fragment, random_scattered
 from envs.models.new_model import ModelSize, new_model

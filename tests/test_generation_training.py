@@ -17,12 +17,12 @@ from envs.tasks.generation import Generation
 from nmg.assembly import training_setup
 from nmg.checkpoint import checkpoints
 from nmg.cli import main
-from nmg.config import resolve_training
 from nmg.evaluation import masking_job, observe
 from nmg.generation import Arm, arm_jobs, arms, gather
 from nmg.generation_config import GenerationComparison, GenerationConfig, GenerationData
 from nmg.options import ConfigError
 from nmg.probe import job_tokens, probe
+from nmg.resolution import resolve_training
 from nmg.run_folders import trained_settings
 from nmg.run_log import read_records
 from tests.stub_world import StubExecutor, StubWorld

@@ -93,7 +93,7 @@ def time_testbed(jobs: int = 5) -> dict[str, float]:
     from envs.adaptation.jobs import ScoreJob
     from envs.models.runtime import tune_runtime
     from nmg.assembly import generated_setup
-    from nmg.config import resolve_training
+    from nmg.resolution import resolve_training
 
     tune_runtime(threads=1)
     setup = generated_setup("testbed")
