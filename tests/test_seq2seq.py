@@ -94,6 +94,26 @@ def test_losses_are_the_models_own(name, tokenizers):
     torch.testing.assert_close(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_a_decoder_sees_what_came_before_and_nothing_else(name, tokenizers):
+    """Not the target's length, either: ProphetNet's did, and saw tokens to come."""
+    tokenizer = tokenizers[ARCHITECTURES[name].tokenizer]
+    size = ModelSize(width=32, layers=2, heads=2, length=64)
+    lm = Seq2SeqModel(name, new_model(name, "seq2seq", tokenizer, size), tokenizer)
+    lm.model.eval()
+    source, target = (np.array(tokenizer(text)["input_ids"]) for text in SENTENCES[:2])
+    other = np.concatenate([target[:3], target[3:] + 1, target[:4]])
+
+    def first_losses(decoder_ids: np.ndarray) -> torch.Tensor:
+        labels = np.where(np.arange(len(decoder_ids)) < 3, 7, -100)
+        return lm.token_losses(lm.sources([source]), [decoder_ids], [labels])
+
+    with torch.inference_mode():
+        alone = first_losses(target[:3])
+        for decoder_ids in (target, other):
+            torch.testing.assert_close(first_losses(decoder_ids), alone, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [40, 100])
 def test_the_longest_input_need_not_fill_led_s_windows(length):
     tokenizer = train_tokenizer(SENTENCES, "bpe", vocab_size=330, max_length=length)

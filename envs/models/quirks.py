@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 LOADING: Mapping[str, Mapping[str, Any]] = {
@@ -28,6 +28,42 @@ def token_embedding(model: PreTrainedModel) -> nn.Embedding:
     where = _EMBEDDING.get(model.config.model_type)
     found: Any = model.get_submodule(where) if where else model.get_input_embeddings()
     return found
+
+
+def mend(model: PreTrainedModel) -> None:
+    """Put right what the library computes wrongly; changes the model in place.
+
+    ProphetNet's decoder (Qi et al. 2020) gives a query the relative-position bias of another
+    position and head when more than one token is decoded at once: the states of a target depend on
+    its length, and on tokens that come later. Decoding token by token, as in generation, is right.
+    """
+    attention: Any
+    for attention in model.modules():
+        if hasattr(attention, "get_predict_relative_pos_embeddings"):
+            one_by_one = attention.get_predict_relative_pos_embeddings
+            attention.get_predict_relative_pos_embeddings = _NgramBias(attention, one_by_one)
+
+
+class _NgramBias:
+    """The bias of ProphetNet's predicting streams, in the order that its attention has."""
+
+    def __init__(self, attention: Any, one_by_one: Callable[..., Tensor]) -> None:
+        self.attention, self.one_by_one = attention, one_by_one
+
+    def __call__(
+        self,
+        hidden_BTGD: Tensor,
+        attention_BGHTS: Tensor,
+        position_ids: Tensor,
+        buckets_BTS: Tensor | None,
+    ) -> Tensor:
+        """Bias for each query t of each stream g and head h on each key s, (B, G, H, T, S)."""
+        if buckets_BTS is None:
+            return self.one_by_one(hidden_BTGD, attention_BGHTS, position_ids, None)
+        sizes = (self.attention.num_buckets, self.attention.num_attn_heads)
+        values_BTGNH = self.attention.relative_pos_embeddings(hidden_BTGD).unflatten(-1, sizes)
+        index_BGHTS = buckets_BTS[:, None, None].long().expand(attention_BGHTS.shape)
+        return values_BTGNH.permute(0, 2, 4, 1, 3).gather(-1, index_BGHTS)
 
 
 def _reformer_length(config: Any, longest: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from envs.models.dropout import fast_dropout, use_fast_dropout
 from envs.models.flat import FlatParameters
+from envs.models.quirks import mend
 from envs.models.runtime import Precision
 from envs.models.trainable import TrainableModel
 from envs.text.corpus import special_marks
@@ -56,6 +57,7 @@ class Seq2SeqModel(TrainableModel):
         super().__init__(name, model, tokenizer, device=device, precision=precision)
         self.mask_token_id = _mask_token(tokenizer, name)
         use_fast_dropout(model)
+        mend(model)
         self._attention = model.config._attn_implementation
         if self.device.type == "cpu":
             # Plain matrix products: with gradients and short texts the fused kernel takes several
