@@ -16,6 +16,7 @@ from envs.models.quirks import fixed_length, padded_length
 from tests.conftest import SENTENCES
 
 MASKED = [name for name in ARCHITECTURES if has_head(name, "masked")]
+WITH_HEAD = [*MASKED, *(name for name in ARCHITECTURES if has_head(name, "seq2seq"))]
 MIXES_PADDING = {"convbert", "fnet", "funnel", "nystromformer", "yoso"}
 """Convolutions, Fourier transform, pooling and hashing see the padding of a batch."""
 
@@ -60,6 +61,23 @@ def test_states_are_token_by_token_and_train(name, tokenizers):
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert lm.embeddings(sequences[0]).shape == (len(sequences[0]), lm.embedding_width)
     assert step(lm).abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", sorted(set(WITH_HEAD) - {"funnel", "perceiver", "t5"}))
+def test_first_weights_suit_the_width(name, tokenizers):
+    """At the usual 0.02 a small model attends evenly, and learns how frequent tokens are at best.
+
+    Funnel and T5 scale their own, by layer; Perceiver's suit its latents.
+    """
+    head = "masked" if name in MASKED else "seq2seq"
+    tokenizer = tokenizers[ARCHITECTURES[name].tokenizer]
+    size = ModelSize(width=64, layers=1, heads=2, length=128)
+    deviations = [
+        weight.std().item()
+        for weight in new_model(name, head, tokenizer, size).parameters()
+        if weight.dim() == 2 and weight.numel() > 1000 and weight.std() > 0
+    ]
+    assert np.median(deviations) == pytest.approx(64**-0.5, rel=0.3)
 
 
 @pytest.mark.parametrize("name", ["perceiver", "reformer"])

@@ -66,6 +66,9 @@ _ENCODER: Mapping[str, Any] = {
     "num_attention_heads": Of.HEADS,
     "intermediate_size": Of.INNER,
     "max_position_embeddings": Of.POSITIONS,
+    # The usual 0.02 suits widths of thousands: a small model attends evenly for its first thousand
+    # steps with it, and learns nothing of the context.
+    "initializer_range": Of.SPREAD,
 }
 _ENCODER_DECODER: Mapping[str, Any] = {
     "d_model": Of.WIDTH,
@@ -78,8 +81,6 @@ _ENCODER_DECODER: Mapping[str, Any] = {
     "max_position_embeddings": Of.POSITIONS,
     "decoder_start_token_id": Of.END,
     "forced_eos_token_id": Of.END,
-    # The usual 0.02 suits widths of thousands: a small model attends evenly for its first thousand
-    # steps with it, and learns nothing of the source.
     "init_std": Of.SPREAD,
 }
 _LED = {key: value for key, value in _ENCODER_DECODER.items() if key[:3] != "max"}
@@ -217,8 +218,10 @@ _TABLE = (
             "decoder_ffn_dim": Of.INNER,
             "max_position_embeddings": Of.POSITIONS,
             "decoder_start_token_id": Of.END,
+            "init_std": Of.SPREAD,
         },
-        trap="the padding token has the id 0",
+        trap="the padding token has the id 0; the position bias of its predicting streams is "
+        "computed here, since the library's lets a target see tokens to come",
     ),
     Architecture("QDQBERT", "qdqbert"),
     Architecture("RAG", "rag"),
@@ -236,6 +239,7 @@ _TABLE = (
             "local_attn_chunk_length": WINDOW,
             "lsh_attn_chunk_length": WINDOW,
             "max_position_embeddings": 8 * WINDOW,
+            "initializer_range": Of.SPREAD,
             "axial_pos_embds": False,
             "is_decoder": False,
         },
@@ -275,6 +279,8 @@ _TABLE = (
             "n_layers": Of.LAYERS,
             "n_heads": Of.HEADS,
             "max_position_embeddings": Of.POSITIONS,
+            "init_std": Of.SPREAD,
+            "embed_init_std": Of.SPREAD,
         },
     ),
     Architecture("XLNet", "xlnet", "unigram"),
