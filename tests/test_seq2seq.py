@@ -114,6 +114,28 @@ def test_a_decoder_sees_what_came_before_and_nothing_else(name, tokenizers):
             torch.testing.assert_close(first_losses(decoder_ids), alone, rtol=1e-4, atol=1e-5)
 
 
+def test_prophetnet_trains_on_what_it_generates_with(tokenizers):
+    """Token by token the library's position bias is right: an oracle for all tokens at once."""
+    size = ModelSize(width=32, layers=2, heads=2, length=64)
+    tokenizer = tokenizers["wordpiece"]
+    lm = Seq2SeqModel("prophetnet", new_model("prophetnet", "seq2seq", tokenizer, size), tokenizer)
+    lm.model.eval()
+    sources = lm.sources([np.array(tokenizer(text)["input_ids"]) for text in SENTENCES[:2]])
+    with torch.inference_mode():
+        found = lm.model.generate(
+            **sources,
+            num_beams=1,
+            do_sample=False,
+            min_new_tokens=10,
+            max_new_tokens=10,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        decoder_ids = found.sequences[:, :-1]
+        together = lm.model(**sources, decoder_input_ids=decoder_ids, use_cache=False).logits
+    torch.testing.assert_close(together, torch.stack(found.logits, 1), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [40, 100])
 def test_the_longest_input_need_not_fill_led_s_windows(length):
     tokenizer = train_tokenizer(SENTENCES, "bpe", vocab_size=330, max_length=length)

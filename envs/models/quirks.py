@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,29 +42,26 @@ def mend(model: PreTrainedModel) -> None:
     for attention in model.modules():
         if hasattr(attention, "get_predict_relative_pos_embeddings"):
             one_by_one = attention.get_predict_relative_pos_embeddings
-            attention.get_predict_relative_pos_embeddings = _NgramBias(attention, one_by_one)
+            attention.get_predict_relative_pos_embeddings = partial(
+                _ngram_bias, attention, one_by_one
+            )
 
 
-class _NgramBias:
-    """The bias of ProphetNet's predicting streams, in the order that its attention has."""
-
-    def __init__(self, attention: Any, one_by_one: Callable[..., Tensor]) -> None:
-        self.attention, self.one_by_one = attention, one_by_one
-
-    def __call__(
-        self,
-        hidden_BTGD: Tensor,
-        attention_BGHTS: Tensor,
-        position_ids: Tensor,
-        buckets_BTS: Tensor | None,
-    ) -> Tensor:
-        """Bias for each query t of each stream g and head h on each key s, (B, G, H, T, S)."""
-        if buckets_BTS is None:
-            return self.one_by_one(hidden_BTGD, attention_BGHTS, position_ids, None)
-        sizes = (self.attention.num_buckets, self.attention.num_attn_heads)
-        values_BTGNH = self.attention.relative_pos_embeddings(hidden_BTGD).unflatten(-1, sizes)
-        index_BGHTS = buckets_BTS[:, None, None].long().expand(attention_BGHTS.shape)
-        return values_BTGNH.permute(0, 2, 4, 1, 3).gather(-1, index_BGHTS)
+def _ngram_bias(
+    attention: Any,
+    one_by_one: Callable[..., Tensor],
+    hidden_BTGD: Tensor,
+    attention_BGHTS: Tensor,
+    position_ids: Tensor,
+    buckets_BTS: Tensor | None,
+) -> Tensor:
+    """Bias of query t of predicting stream g on key s, for each head h, (B, G, H, T, S)."""
+    if buckets_BTS is None:
+        return one_by_one(hidden_BTGD, attention_BGHTS, position_ids, None)
+    sizes = (attention.num_buckets, attention.num_attn_heads)
+    values_BTGNH = attention.relative_pos_embeddings(hidden_BTGD).unflatten(-1, sizes)
+    index_BGHTS = buckets_BTS[:, None, None].long().expand(attention_BGHTS.shape)
+    return values_BTGNH.permute(0, 2, 4, 1, 3).gather(-1, index_BGHTS)
 
 
 def _reformer_length(config: Any, longest: int) -> int:
